@@ -1,0 +1,1 @@
+//! Simulated LoRaWAN gateways and end-devices.

@@ -1,0 +1,1 @@
+//! Firmware updates over the air for LoRaWAN fleets.

@@ -1,0 +1,2 @@
+//! The `fuota` binary.
+fn main() {}
