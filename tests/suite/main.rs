@@ -1,0 +1,5 @@
+//! Tests of the crate from outside, in one binary so that it links once.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod frames_foreign;
