@@ -1,1 +1,2 @@
 //! Firmware updates over the air for LoRaWAN fleets.
+pub mod erasure;
