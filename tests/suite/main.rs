@@ -1,0 +1,2 @@
+//! The integration tests, linked once.
+mod golden_erasure;
