@@ -1,2 +1,3 @@
 //! Firmware updates over the air for LoRaWAN fleets.
 pub mod erasure;
+pub mod firmware;
