@@ -3,7 +3,9 @@
 pub mod erasure;
 pub mod firmware;
 pub mod lorawan;
+pub mod network;
 pub mod proto;
 pub mod record;
+pub mod store;
 pub mod task;
 pub mod time;

@@ -13,7 +13,9 @@ use serde::{Deserialize, Serialize};
 const SECOND: i64 = 1_000_000;
 
 /// A moment in server time: microseconds since 1970-01-01T00:00:00 UTC, leap seconds not counted.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 #[serde(transparent)]
 pub struct Timestamp(i64);
 
@@ -80,7 +82,10 @@ impl Timestamp {
     /// The same moment in GPS time. During an inserted leap second server time stands still or repeats; the GPS time of the
     /// second after it is returned then.
     pub fn to_gps(self) -> GpsTime {
-        let leaps = LEAP_SECONDS.iter().filter(|at| self.as_unix_seconds() >= **at).count();
+        let leaps = LEAP_SECONDS
+            .iter()
+            .filter(|at| self.as_unix_seconds() >= **at)
+            .count();
         let leaps = i64::try_from(leaps).unwrap_or(0);
         GpsTime(self.0.saturating_sub((GPS_EPOCH - leaps) * SECOND))
     }
@@ -88,7 +93,12 @@ impl Timestamp {
     /// The first whole GPS second that is not before this moment.
     pub fn ceil_gps_second(self) -> Self {
         let gps = self.to_gps().0;
-        GpsTime(gps.saturating_add(SECOND - 1).div_euclid(SECOND).saturating_mul(SECOND)).to_unix()
+        GpsTime(
+            gps.saturating_add(SECOND - 1)
+                .div_euclid(SECOND)
+                .saturating_mul(SECOND),
+        )
+        .to_unix()
     }
 }
 
@@ -141,7 +151,10 @@ impl Add<Duration> for Timestamp {
     type Output = Self;
 
     fn add(self, duration: Duration) -> Self {
-        Self(self.0.saturating_add(i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)))
+        Self(
+            self.0
+                .saturating_add(i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)),
+        )
     }
 }
 
@@ -155,7 +168,10 @@ impl Sub<Duration> for Timestamp {
     type Output = Self;
 
     fn sub(self, duration: Duration) -> Self {
-        Self(self.0.saturating_sub(i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)))
+        Self(
+            self.0
+                .saturating_sub(i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)),
+        )
     }
 }
 
@@ -167,7 +183,10 @@ impl fmt::Display for Timestamp {
         let (year, month, day) = civil_date(days);
         let millis = self.0.rem_euclid(SECOND) / 1000;
         let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
-        write!(f, "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{millis:03}Z")
+        write!(
+            f,
+            "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{millis:03}Z"
+        )
     }
 }
 
@@ -177,11 +196,16 @@ fn civil_date(days: i64) -> (i64, i64, i64) {
     let days = days + 719_468;
     let era = days.div_euclid(146_097);
     let day_of_era = days.rem_euclid(146_097);
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let year_of_era =
+        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let from_march = (5 * day_of_year + 2) / 153;
     let day = day_of_year - (153 * from_march + 2) / 5 + 1;
-    let month = if from_march < 10 { from_march + 3 } else { from_march - 9 };
+    let month = if from_march < 10 {
+        from_march + 3
+    } else {
+        from_march - 9
+    };
     (year_of_era + era * 400 + i64::from(month <= 2), month, day)
 }
 
@@ -194,7 +218,10 @@ mod tests {
         // 2017-01-01T00:00:00Z: 18 leap seconds.
         let at = Timestamp::from_unix_seconds(1_483_228_800);
         assert_eq!(at.to_gps().seconds(), 1_483_228_800 - 315_964_800 + 18);
-        assert_eq!((at - Duration::from_secs(1)).to_gps().seconds(), 1_483_228_799 - 315_964_800 + 17);
+        assert_eq!(
+            (at - Duration::from_secs(1)).to_gps().seconds(),
+            1_483_228_799 - 315_964_800 + 17
+        );
         assert_eq!(at.to_gps().to_unix(), at);
     }
 
@@ -211,22 +238,40 @@ mod tests {
     #[test]
     fn wire_seconds_resolve_to_the_nearest_turn() {
         let near = GpsTime::from_seconds((1 << 32) + 5);
-        assert_eq!(GpsTime::from_wire_seconds(10, near).seconds(), (1 << 32) + 10);
-        assert_eq!(GpsTime::from_wire_seconds(u32::MAX, near).seconds(), (1 << 32) - 1);
+        assert_eq!(
+            GpsTime::from_wire_seconds(10, near).seconds(),
+            (1 << 32) + 10
+        );
+        assert_eq!(
+            GpsTime::from_wire_seconds(u32::MAX, near).seconds(),
+            (1 << 32) - 1
+        );
         assert_eq!(near.wire_seconds(), 5);
     }
 
     #[test]
     fn whole_gps_seconds_are_rounded_up() {
         let at = Timestamp::from_micros(1_700_000_000_000_001);
-        assert_eq!(at.ceil_gps_second(), Timestamp::from_unix_seconds(1_700_000_001));
+        assert_eq!(
+            at.ceil_gps_second(),
+            Timestamp::from_unix_seconds(1_700_000_001)
+        );
         assert_eq!(at.ceil_gps_second().ceil_gps_second(), at.ceil_gps_second());
     }
 
     #[test]
     fn timestamps_print_as_rfc_3339() {
-        assert_eq!(Timestamp::from_micros(0).to_string(), "1970-01-01T00:00:00.000Z");
-        assert_eq!(Timestamp::from_micros(951_827_696_789_000).to_string(), "2000-02-29T12:34:56.789Z");
-        assert_eq!(Timestamp::from_micros(-1).to_string(), "1969-12-31T23:59:59.999Z");
+        assert_eq!(
+            Timestamp::from_micros(0).to_string(),
+            "1970-01-01T00:00:00.000Z"
+        );
+        assert_eq!(
+            Timestamp::from_micros(951_827_696_789_000).to_string(),
+            "2000-02-29T12:34:56.789Z"
+        );
+        assert_eq!(
+            Timestamp::from_micros(-1).to_string(),
+            "1969-12-31T23:59:59.999Z"
+        );
     }
 }

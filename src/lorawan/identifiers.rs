@@ -110,8 +110,20 @@ mod tests {
 
     #[test]
     fn wrong_texts_are_refused() {
-        for text in ["", "70b3d57ed000004", "70b3d57ed00000422", "g0b3d57ed0000042", "+0b3d57ed0000042"] {
-            assert_eq!(text.parse::<DevEui>(), Err(InvalidIdentifier { expected_digits: 16 }), "{text}");
+        for text in [
+            "",
+            "70b3d57ed000004",
+            "70b3d57ed00000422",
+            "g0b3d57ed0000042",
+            "+0b3d57ed0000042",
+        ] {
+            assert_eq!(
+                text.parse::<DevEui>(),
+                Err(InvalidIdentifier {
+                    expected_digits: 16
+                }),
+                "{text}"
+            );
         }
     }
 }

@@ -56,7 +56,11 @@ impl Key128 {
 impl PartialEq for Key128 {
     /// Takes the same time wherever the keys differ.
     fn eq(&self, other: &Self) -> bool {
-        self.0.iter().zip(&other.0).fold(0, |difference, (a, b)| difference | (a ^ b)) == 0
+        self.0
+            .iter()
+            .zip(&other.0)
+            .fold(0, |difference, (a, b)| difference | (a ^ b))
+            == 0
     }
 }
 
@@ -81,7 +85,9 @@ impl FromStr for Key128 {
         if text.len() != 32 || !text.bytes().all(|b| b.is_ascii_hexdigit()) {
             return Err(InvalidKey);
         }
-        u128::from_str_radix(text, 16).map(|value| Self(value.to_be_bytes())).map_err(|_| InvalidKey)
+        u128::from_str_radix(text, 16)
+            .map(|value| Self(value.to_be_bytes()))
+            .map_err(|_| InvalidKey)
     }
 }
 
@@ -97,7 +103,9 @@ pub mod serde_hex {
 
     /// Reads a key from hex.
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Key128, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+        String::deserialize(deserializer)?
+            .parse()
+            .map_err(serde::de::Error::custom)
     }
 }
 
@@ -107,14 +115,20 @@ pub mod serde_hex_option {
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
     /// Writes the key as hex, or null.
-    pub fn serialize<S: Serializer>(key: &Option<Key128>, serializer: S) -> Result<S::Ok, S::Error> {
+    pub fn serialize<S: Serializer>(
+        key: &Option<Key128>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
         key.as_ref().map(Key128::to_hex).serialize(serializer)
     }
 
     /// Reads a key from hex, or null.
-    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Key128>, D::Error> {
+    pub fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<Key128>, D::Error> {
         let text = Option::<String>::deserialize(deserializer)?;
-        text.map(|text| text.parse().map_err(serde::de::Error::custom)).transpose()
+        text.map(|text| text.parse().map_err(serde::de::Error::custom))
+            .transpose()
     }
 }
 
@@ -224,9 +238,17 @@ mod tests {
         // RFC 4493 §4.
         let key: Key128 = "2b7e151628aed2a6abf7158809cf4f3c".parse().unwrap();
         let hex = |mac: [u8; 16]| Key128::from_bytes(mac).to_hex();
-        assert_eq!(hex(aes128_cmac(&key, &[])), "bb1d6929e95937287fa37d129b756746");
-        let message = u128::from_str_radix("6bc1bee22e409f96e93d7e117393172a", 16).unwrap().to_be_bytes();
-        assert_eq!(hex(aes128_cmac(&key, &[&message[..7], &message[7..]])), "070a16b46b4d4144f79bdd9dd04a287c");
+        assert_eq!(
+            hex(aes128_cmac(&key, &[])),
+            "bb1d6929e95937287fa37d129b756746"
+        );
+        let message = u128::from_str_radix("6bc1bee22e409f96e93d7e117393172a", 16)
+            .unwrap()
+            .to_be_bytes();
+        assert_eq!(
+            hex(aes128_cmac(&key, &[&message[..7], &message[7..]])),
+            "070a16b46b4d4144f79bdd9dd04a287c"
+        );
     }
 
     #[test]

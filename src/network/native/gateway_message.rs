@@ -1,0 +1,84 @@
+//! What gateways and the native network server say to each other, whatever the transport (Semtech UDP, MQTT, simulation).
+
+use crate::lorawan::airtime::DataRate;
+use crate::lorawan::identifiers::GatewayEui;
+use crate::record::Refusal;
+use crate::time::Timestamp;
+
+/// Something a gateway said. Only gateways on the allow-list get this far.
+#[derive(Clone, Debug, PartialEq)]
+pub enum GatewayMessage {
+    /// The gateway is there and can be sent to (`PULL_DATA`, `stat`).
+    Alive {
+        /// Which gateway.
+        gateway: GatewayEui,
+        /// When the message arrived, server time.
+        at: Timestamp,
+    },
+    /// A frame was received.
+    Received(ReceivedFrame),
+    /// Answer to a [`GatewayCommand`].
+    TxAck {
+        /// Which gateway.
+        gateway: GatewayEui,
+        /// The command it answers.
+        id: TransmissionId,
+        /// Queued, or why not.
+        result: Result<(), Refusal>,
+        /// When the message arrived, server time.
+        at: Timestamp,
+    },
+}
+
+/// A frame as one gateway received it, CRC good.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ReceivedFrame {
+    /// Which gateway.
+    pub gateway: GatewayEui,
+    /// When the message arrived, server time.
+    pub at: Timestamp,
+    /// The gateway's microsecond counter at the end of the frame; wraps every 71.6 minutes.
+    pub counter_us: u32,
+    /// Frequency.
+    pub frequency_hz: u32,
+    /// Modulation and its parameters.
+    pub data_rate: DataRate,
+    /// Signal strength, dBm.
+    pub rssi_dbm: i16,
+    /// Signal-to-noise ratio, dB; 0 for FSK.
+    pub snr_db: f32,
+    /// PHYPayload, 1..=255 bytes.
+    pub phy_payload: Vec<u8>,
+}
+
+/// Names one transmission of one gateway within a run of the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TransmissionId(pub u64);
+
+/// Something a gateway is to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GatewayCommand {
+    /// Which gateway.
+    pub gateway: GatewayEui,
+    /// Echoed in the answer.
+    pub id: TransmissionId,
+    /// When the frame starts.
+    pub when: When,
+    /// Frequency.
+    pub frequency_hz: u32,
+    /// Modulation and its parameters.
+    pub data_rate: DataRate,
+    /// Conducted power, dBm: EIRP less antenna gain plus cable loss.
+    pub power_dbm: i8,
+    /// PHYPayload, at most 255 bytes.
+    pub phy_payload: Vec<u8>,
+}
+
+/// Start of a transmission.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum When {
+    /// At once.
+    Immediately,
+    /// When the gateway's microsecond counter reaches this value.
+    Counter(u32),
+}

@@ -1,0 +1,105 @@
+//! [`Change`]: one durable write. Everything a step decides to remember is a list of these, committed together.
+//! [`Snapshot`]: what the machines of a network are restored from.
+
+use super::{
+    AirLedger, Device, DeviceKeys, DeviceProfile, DeviceSettings, DeviceStatus,
+    DistributionSession, Gateway, GatewaySettings, GatewayStatus, Image, JoinState, McGroup,
+    MulticastGroup, MulticastGroupId, ProfileId, Session, SessionId, Sha256, Task, TaskDevice,
+    TaskId, TenantId, Wave,
+};
+use crate::lorawan::identifiers::{DevEui, GatewayEui};
+use crate::time::Timestamp;
+
+/// One durable write. `Put*` inserts or replaces the whole record.
+#[derive(Clone, Debug, PartialEq)]
+#[expect(
+    missing_docs,
+    reason = "each variant is its record's write; the records are documented"
+)]
+pub enum Change {
+    PutDeviceProfile(DeviceProfile),
+    DeleteDeviceProfile(TenantId, ProfileId),
+    PutDeviceSettings(DeviceSettings),
+    PutDeviceStatus(DevEui, DeviceStatus),
+    PutDeviceKeys(DeviceKeys),
+    /// Removes the device with its keys, activation and status.
+    DeleteDevice(DevEui),
+    PutJoinState(DevEui, JoinState),
+    DeleteJoinState(DevEui),
+    PutSession(DevEui, Session),
+    DeleteSession(DevEui),
+    PutGatewaySettings(GatewaySettings),
+    PutGatewayStatus(GatewayEui, GatewayStatus),
+    /// Removes the gateway; its air ledgers stay, because the air it used stays used.
+    DeleteGateway(GatewayEui),
+    PutAirLedger(AirLedger),
+    PutMulticastGroup(MulticastGroup),
+    DeleteMulticastGroup(TenantId, MulticastGroupId),
+    PutImage(Image, std::sync::Arc<[u8]>),
+    DeleteImage(TenantId, Sha256),
+    PutTask(Task),
+    /// Removes the task with its devices, waves, sessions and groups on air.
+    DeleteTask(TaskId),
+    PutTaskDevice(TaskDevice),
+    DeleteTaskDevice(TaskId, DevEui),
+    PutWave(Wave),
+    PutDistributionSession(DistributionSession),
+    PutMcGroup(McGroup),
+    DeleteMcGroup(SessionId),
+    PutRequest(RequestRecord),
+}
+
+/// The outcome of a mutating call that carried a `request_id`, so that a repeat gets the same answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RequestRecord {
+    /// Whose call.
+    pub tenant: TenantId,
+    /// The client's identifier, 1 to 64 characters.
+    pub request_id: String,
+    /// Full gRPC method name.
+    pub method: String,
+    /// SHA-256 of the encoded request without its `request_id`.
+    pub fingerprint: Sha256,
+    /// The encoded response.
+    pub response: Vec<u8>,
+    /// When it was answered; records older than a day may be dropped.
+    pub at: Timestamp,
+}
+
+/// Everything the machines of a network are restored from.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Snapshot {
+    /// All profiles.
+    pub profiles: Vec<DeviceProfile>,
+    /// All devices.
+    pub devices: Vec<Device>,
+    /// Their secrets.
+    pub keys: Vec<DeviceKeys>,
+    /// Join states of OTAA devices.
+    pub joins: Vec<(DevEui, JoinState)>,
+    /// Sessions.
+    pub sessions: Vec<(DevEui, Session)>,
+    /// All gateways.
+    pub gateways: Vec<Gateway>,
+    /// Their air-time ledgers.
+    pub ledgers: Vec<AirLedger>,
+    /// Groups on the air.
+    pub mc_groups: Vec<McGroup>,
+    /// Tasks a campaign executes.
+    pub tasks: Vec<TaskSnapshot>,
+}
+
+/// An active task with all that belongs to it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TaskSnapshot {
+    /// The task.
+    pub task: Task,
+    /// Its image and the bytes.
+    pub image: (Image, std::sync::Arc<[u8]>),
+    /// Its devices.
+    pub devices: Vec<TaskDevice>,
+    /// Its waves.
+    pub waves: Vec<Wave>,
+    /// Its sessions.
+    pub sessions: Vec<DistributionSession>,
+}

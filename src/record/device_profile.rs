@@ -1,0 +1,164 @@
+//! What all devices of one type have in common: region, classes, packages, limits and quirks. Written by the operator only.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::{ProfileId, TenantId};
+use crate::lorawan::PackageVersion;
+use crate::lorawan::region::Region;
+
+/// A device type. Every end-device names one; a profile that devices use cannot be deleted.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DeviceProfile {
+    /// Owner.
+    pub tenant: TenantId,
+    /// Identifier, unique in the tenant.
+    pub id: ProfileId,
+    /// Free text for people, at most 256 characters.
+    pub display_name: String,
+    /// Link-layer version; it decides which root key multicast keys derive from.
+    pub lorawan_version: LorawanVersion,
+    /// Regional parameters the devices use.
+    pub region: Region,
+    /// The devices can run class B sessions.
+    pub supports_class_b: bool,
+    /// The devices can run class C sessions.
+    pub supports_class_c: bool,
+    /// The devices listen continuously outside sessions too, so that a downlink need not wait for an uplink.
+    pub always_class_c: bool,
+    /// Application-layer packages and where they listen.
+    pub packages: Packages,
+    /// What the fragmentation decoder can hold.
+    pub limits: DecoderLimits,
+    /// Whose meaning `FragSessionStatusAns` has.
+    pub status_interpretation: StatusInterpretation,
+    /// Longest usual time between two uplinks of a device.
+    pub uplink_interval: Duration,
+    /// What a reboot does to the link.
+    pub after_reboot: AfterReboot,
+    /// Where the running firmware version is read from.
+    pub version_source: VersionSource,
+}
+
+/// LoRaWAN link-layer version of the devices.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum LorawanVersion {
+    /// LoRaWAN 1.0.2.
+    V1_0_2,
+    /// LoRaWAN 1.0.3.
+    V1_0_3,
+    /// LoRaWAN 1.0.4.
+    V1_0_4,
+    /// LoRaWAN 1.1: `McRootKey` derives from the AppKey. Served behind foreign network servers only.
+    V1_1,
+}
+
+/// The four packages of a FUOTA-capable device; `None` where the device has not got one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Packages {
+    /// TS003, usually port 202.
+    pub clock_sync: Option<Package>,
+    /// TS005, usually port 200.
+    pub multicast_setup: Option<Package>,
+    /// TS004, usually port 201.
+    pub fragmentation: Option<Package>,
+    /// TS006, usually port 203; version 1 only.
+    pub firmware_management: Option<Package>,
+}
+
+/// Version and port of one package.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Package {
+    /// Version of the package's specification.
+    pub version: PackageVersion,
+    /// FPort it listens on, 1..=223.
+    pub f_port: u8,
+}
+
+/// Limits of a device's TS004 decoder; the protocol has no way to ask for them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DecoderLimits {
+    /// Largest `NbFrag`, 1..=16383.
+    pub max_nb_frag: u16,
+    /// Largest `FragSize`, 1..=239 bytes.
+    pub max_frag_size: u8,
+    /// Most uncoded fragments that may be lost before the decoder gives up; `None` when only `NbFrag` limits it.
+    pub max_lost: Option<u16>,
+    /// Multicast groups the device can hold, 1..=4.
+    pub max_groups: u8,
+    /// Fragmentation sessions the device can hold at once, 1..=4.
+    pub max_frag_sessions: u8,
+}
+
+/// Whose meaning the numbers in `FragSessionStatusAns` have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum StatusInterpretation {
+    /// By the book (TS004-1.0.0 or TS004-2.0.0, by package version).
+    Spec,
+    /// LoRaMac-node: `MissingFrag` keeps the number originally lost.
+    LoramacNode,
+    /// LoRa Basics Modem (SWL2001): as LoRaMac-node while decoding, and 1 after a loss-free transfer.
+    LoraBasicsModem,
+    /// Zephyr: `MissingFrag` is `max(0, NbFrag - received)`.
+    Zephyr,
+}
+
+/// What may follow a reboot into the new image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AfterReboot {
+    /// The device joins again (OTAA).
+    pub rejoins: bool,
+    /// Whether an ABP device's uplink counter may start again at zero.
+    pub f_cnt_reset: FCntReset,
+    /// The device forgets its multicast groups and fragmentation sessions.
+    pub loses_groups: bool,
+}
+
+/// Rule for an uplink counter that restarts at zero without a join.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FCntReset {
+    /// Frames below the last counter are dropped as replays.
+    Refuse,
+    /// Accepted once after a reboot that a task asked for.
+    AllowAfterReboot,
+}
+
+/// Where the version a device runs is read from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum VersionSource {
+    /// TS006 `DevVersionAns`.
+    FirmwareManagement,
+    /// A field of an application uplink.
+    UplinkField(UplinkField),
+}
+
+/// Position of a version number in an application uplink.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UplinkField {
+    /// FPort of the uplink, 1..=223.
+    pub f_port: u8,
+    /// First byte of the field.
+    pub offset: u8,
+    /// Bytes, 1..=4.
+    pub length: u8,
+    /// Most significant byte first.
+    pub big_endian: bool,
+}
+
+impl UplinkField {
+    /// The version in `payload`, or `None` when the port differs or the payload is too short.
+    pub fn read(&self, f_port: u8, payload: &[u8]) -> Option<u32> {
+        let start = usize::from(self.offset);
+        let bytes = payload.get(start..start + usize::from(self.length.min(4)))?;
+        if f_port != self.f_port || bytes.is_empty() {
+            return None;
+        }
+        let fold = |value: u32, byte: &u8| (value << 8) | u32::from(*byte);
+        Some(if self.big_endian {
+            bytes.iter().fold(0, fold)
+        } else {
+            bytes.iter().rev().fold(0, fold)
+        })
+    }
+}

@@ -1,0 +1,95 @@
+//! A gateway of the network: what the operator set, what was seen of it, and its air-time ledger.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::lorawan::identifiers::GatewayEui;
+use crate::time::Timestamp;
+
+/// A gateway as the API shows it. Gateways belong to the network, which tenants share.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Gateway {
+    /// Written by the operator.
+    pub settings: GatewaySettings,
+    /// Written by the radio side.
+    pub status: GatewayStatus,
+}
+
+/// What the operator says of a gateway. Being listed at all is the permission to talk to the server.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct GatewaySettings {
+    /// Identifier.
+    pub eui: GatewayEui,
+    /// Free text for people.
+    pub display_name: String,
+    /// Where it stands, if known.
+    pub position: Option<Position>,
+    /// Antenna gain, dBi; added to the conducted power to give EIRP.
+    pub antenna_gain_dbi: f32,
+    /// Cable loss, dB; taken off.
+    pub cable_loss_db: f32,
+    /// Highest EIRP allowed here, dBm; the regional limit when absent.
+    pub max_eirp_dbm: Option<f32>,
+    /// The gateway has GPS time.
+    pub gps: bool,
+    /// The gateway sends class B beacons.
+    pub beaconing: bool,
+    /// How far ahead of its time on air a timed frame is handed over.
+    pub lead_time: Duration,
+    /// Largest share of its air the server may use, in permille of time; 1000 = as the regulation allows.
+    pub air_share_permille: u16,
+    /// When the gateway was created.
+    pub created_at: Timestamp,
+}
+
+/// A place on earth.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Position {
+    /// Degrees, -90..=90.
+    pub latitude: f64,
+    /// Degrees, -180..=180.
+    pub longitude: f64,
+    /// Metres above sea level.
+    pub altitude_m: f32,
+}
+
+/// What was seen of a gateway.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct GatewayStatus {
+    /// Last message of any kind.
+    pub last_seen: Option<Timestamp>,
+    /// Frames handed over and what became of them.
+    pub counters: GatewayCounters,
+}
+
+/// Frame counts of one gateway since it was created.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GatewayCounters {
+    /// Uplink frames received with a good CRC.
+    pub received: u64,
+    /// Downlinks handed over.
+    pub handed_over: u64,
+    /// Downlinks the gateway took into its queue (`TX_ACK` without error).
+    pub queued: u64,
+    /// Downlinks the gateway reported as really on air; the Semtech protocol never does.
+    pub sent: u64,
+    /// Downlinks refused, by the gateway's own word (`TOO_LATE`, `COLLISION_PACKET`, ...).
+    pub refused: BTreeMap<String, u64>,
+    /// Downlinks nothing was heard of.
+    pub unknown: u64,
+}
+
+/// Air time a gateway spent in one sub-band, kept in one-minute buckets over the last hour and a bit.
+///
+/// A bucket counts until all of it is more than an hour old, so the sum never understates the sliding hour.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AirLedger {
+    /// Which gateway.
+    pub gateway: GatewayEui,
+    /// Index of the sub-band in its region's table.
+    pub sub_band: u8,
+    /// Microseconds on air by minute since the Unix epoch.
+    pub minutes: BTreeMap<i64, u64>,
+}

@@ -1,0 +1,215 @@
+//! A FUOTA task: the durable order to bring an image to a set of end-devices, and the life cycle of that order.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::{MulticastGroupId, Sha256, TenantId};
+use crate::lorawan::identifiers::DevEui;
+use crate::lorawan::keys::Key128;
+use crate::time::Timestamp;
+
+/// Identifier of a task: 1 to 64 characters of `[a-z0-9-]`, unique in the network.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct TaskId(pub String);
+
+impl fmt::Display for TaskId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The order and how far it got.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Task {
+    /// Owner.
+    pub tenant: TenantId,
+    /// Identifier.
+    pub id: TaskId,
+    /// Free text for people.
+    pub display_name: String,
+    /// What to distribute; exactly one image.
+    pub images: Vec<Sha256>,
+    /// Groups whose members are taken in at the start.
+    pub groups: Vec<MulticastGroupId>,
+    /// When a device counts as done.
+    pub success: SuccessCriterion,
+    /// How the device is brought to run the image.
+    pub reboot: RebootMode,
+    /// Set-up does not begin before.
+    pub prepare_after: Option<Timestamp>,
+    /// Start of the first distribution window; `None` = as soon as set-up can be done.
+    pub window_start: Option<Timestamp>,
+    /// Nothing but cleanup happens after; `None` = a default from the plan.
+    pub deadline: Option<Timestamp>,
+    /// Radio and budget choices.
+    pub options: TaskOptions,
+    /// Where the task is.
+    pub state: TaskState,
+    /// Why it ended or waits, if there is something to say.
+    pub reason: Option<TaskReason>,
+    /// Words to the reason, for people.
+    pub reason_text: String,
+    /// Counts up with every change of the task or one of its devices; clients resume a watch from it.
+    pub sequence: u64,
+    /// Sums over the task.
+    pub counters: TaskCounters,
+    /// When the task was created.
+    pub created_at: Timestamp,
+    /// When it was started.
+    pub started_at: Option<Timestamp>,
+    /// When it reached a terminal state.
+    pub ended_at: Option<Timestamp>,
+    /// Secret from which the task's multicast keys and addresses are diversified; made at the start.
+    #[serde(with = "crate::lorawan::keys::serde_hex_option")]
+    pub seed: Option<Key128>,
+}
+
+/// Life cycle of a task.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum TaskState {
+    /// Being edited.
+    Draft,
+    /// Started; waits for `prepare_after`.
+    Scheduled,
+    /// Devices are being set up.
+    Preparing,
+    /// Fragments are being sent.
+    Distributing,
+    /// Verification, reboot, version check and cleanup.
+    Completing,
+    /// Ended; every device has a verdict.
+    Completed,
+    /// Being cancelled: devices are cleaned up.
+    Cancelling,
+    /// Ended by the operator.
+    Cancelled,
+    /// Ended because the plan became impossible.
+    Failed,
+}
+
+impl TaskState {
+    /// The task never changes again.
+    pub fn is_terminal(self) -> bool {
+        matches!(self, Self::Completed | Self::Cancelled | Self::Failed)
+    }
+
+    /// A campaign executes the task.
+    pub fn is_active(self) -> bool {
+        !self.is_terminal() && self != Self::Draft
+    }
+}
+
+/// Why a task ended or waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum TaskReason {
+    /// The operator cancelled.
+    Cancelled,
+    /// The deadline passed.
+    DeadlinePassed,
+    /// No device was left to serve.
+    NoDevices,
+    /// The plan cannot be carried out any more.
+    PlanImpossible,
+}
+
+/// What a device must show to count as done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum SuccessCriterion {
+    /// Its status answers say that the image is complete.
+    ReportedReceived,
+    /// The device checked the image (data-block MIC or TS006).
+    Verified,
+    /// The device reported the target version after its reboot.
+    Running,
+}
+
+/// How a device is brought to run the image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RebootMode {
+    /// The device does so on its own.
+    None,
+    /// TS006 `DevRebootCountdownReq`.
+    Countdown {
+        /// From the device's answer to its reboot.
+        after: Duration,
+    },
+}
+
+/// Choices of the operator; `None` leaves them to the planner.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TaskOptions {
+    /// Data rate index of the window.
+    pub data_rate: Option<u8>,
+    /// Frequency of the window.
+    pub frequency_hz: Option<u32>,
+    /// Fragment size, bytes.
+    pub frag_size: Option<u8>,
+    /// Most coded fragments, as a share of `NbFrag` in percent.
+    pub max_redundancy_percent: u16,
+    /// Opaque bytes of `FragSessionSetupReq`; `None` = the target version, least significant byte first.
+    pub descriptor: Option<[u8; 4]>,
+    /// `BlockAckDelay`, 0..=7: answers spread over 2^(n+4) seconds.
+    pub block_ack_delay: Option<u8>,
+    /// Times a command is sent to one device before it is given up.
+    pub max_attempts: u8,
+    /// How long cleanup may take after the last verdict.
+    pub cleanup_within: Duration,
+}
+
+impl Default for TaskOptions {
+    fn default() -> Self {
+        Self {
+            data_rate: None,
+            frequency_hz: None,
+            frag_size: None,
+            max_redundancy_percent: 200,
+            descriptor: None,
+            block_ack_delay: None,
+            max_attempts: 8,
+            cleanup_within: Duration::from_secs(3600),
+        }
+    }
+}
+
+/// Sums over a task. Frames are counted once per gateway that sent them, or may have.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TaskCounters {
+    /// Multicast `DataFragment` frames on air, uncoded.
+    pub uncoded_frames: u64,
+    /// Multicast `DataFragment` frames on air, coded.
+    pub coded_frames: u64,
+    /// Multicast `FragSessionStatusReq` frames on air.
+    pub poll_frames: u64,
+    /// Unicast frames of the task on air.
+    pub unicast_frames: u64,
+    /// Frames a gateway or the network refused.
+    pub refused_frames: u64,
+    /// Time on air of all of them, microseconds.
+    pub airtime_us: u64,
+    /// Time on air of the multicast part, microseconds.
+    pub multicast_airtime_us: u64,
+    /// Uplinks from the task's devices that could not be read.
+    pub undecodable_uplinks: u64,
+}
+
+/// A wave: the devices that are served together. Tasks run in one wave.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Wave {
+    /// The task.
+    pub task: TaskId,
+    /// Number, from 0.
+    pub number: u16,
+    /// Its devices.
+    pub devices: Vec<DevEui>,
+    /// When it began.
+    pub started_at: Timestamp,
+    /// When its last device had a verdict.
+    pub ended_at: Option<Timestamp>,
+}
+
+/// Device counts of a task by state, for lists.
+pub type StateCounts = BTreeMap<super::DeviceState, u32>;

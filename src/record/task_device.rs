@@ -1,0 +1,218 @@
+//! One end-device within one task: where it is, why, and on what evidence.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::TaskId;
+use crate::lorawan::identifiers::DevEui;
+use crate::time::Timestamp;
+
+/// A device of a task.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TaskDevice {
+    /// The task.
+    pub task: TaskId,
+    /// The device.
+    pub dev_eui: DevEui,
+    /// Where it is.
+    pub state: DeviceState,
+    /// Why it ended there, or what holds it up.
+    pub reason: Option<DeviceReason>,
+    /// What was seen that led to state and reason, for people.
+    pub evidence: String,
+    /// The distribution session it belongs to.
+    pub session: Option<u16>,
+    /// How far set-up got.
+    pub setup: SetupStage,
+    /// Sends of the command that is outstanding now.
+    pub tries: u8,
+    /// Sends of all commands.
+    pub attempts: u32,
+    /// Last status answer.
+    pub fragments: Option<FragmentReport>,
+    /// `SessionCnt` of its fragmentation session.
+    pub session_cnt: u16,
+    /// Version it ran when the task began.
+    pub version_before: Option<u32>,
+    /// Fragmentation session left on the device.
+    pub frag_cleanup: CleanupState,
+    /// Multicast group left on the device.
+    pub group_cleanup: CleanupState,
+    /// When the device asked to reboot will do so.
+    pub reboot_at: Option<Timestamp>,
+    /// When each state was entered first.
+    pub entered: BTreeMap<DeviceState, Timestamp>,
+    /// The task's sequence number at the last change.
+    pub sequence: u64,
+}
+
+impl TaskDevice {
+    /// A device as it is taken into a task.
+    pub fn new(task: TaskId, dev_eui: DevEui) -> Self {
+        Self {
+            task,
+            dev_eui,
+            state: DeviceState::Pending,
+            reason: None,
+            evidence: String::new(),
+            session: None,
+            setup: SetupStage::default(),
+            tries: 0,
+            attempts: 0,
+            fragments: None,
+            session_cnt: 0,
+            version_before: None,
+            frag_cleanup: CleanupState::NotNeeded,
+            group_cleanup: CleanupState::NotNeeded,
+            reboot_at: None,
+            entered: BTreeMap::new(),
+            sequence: 0,
+        }
+    }
+}
+
+/// State of a device within a task. The first eight are passed in this order; the others end it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum DeviceState {
+    /// Nothing was sent yet.
+    Pending,
+    /// Being set up.
+    Preparing,
+    /// Group, window and fragmentation session are confirmed.
+    Ready,
+    /// Fragments are being sent to it.
+    Receiving,
+    /// It says it holds the whole image.
+    ReportedReceived,
+    /// It checked the image.
+    Verified,
+    /// It was asked to reboot and agreed.
+    Rebooting,
+    /// It reported the target version after the reboot.
+    Running,
+    /// Not served: nothing to do, or not possible.
+    Skipped,
+    /// Ended without the image.
+    Failed,
+    /// Not heard when it should have been.
+    Silent,
+    /// Runs the old version after the reboot.
+    RolledBack,
+    /// Taken out by the operator.
+    Removed,
+    /// The task was cancelled first.
+    Cancelled,
+}
+
+impl DeviceState {
+    /// The device ended without success, whatever the criterion.
+    pub fn is_failure(self) -> bool {
+        matches!(
+            self,
+            Self::Skipped
+                | Self::Failed
+                | Self::Silent
+                | Self::RolledBack
+                | Self::Removed
+                | Self::Cancelled
+        )
+    }
+}
+
+/// Typed reason of a device's state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum DeviceReason {
+    /// TS004: wrong descriptor.
+    WrongDescriptor,
+    /// TS004: FragIndex unsupported.
+    FragIndexUnsupported,
+    /// TS004: not enough memory for the session.
+    NotEnoughMemory,
+    /// TS004: FragAlgo (encoding) unsupported.
+    FragAlgoUnsupported,
+    /// TS004 v2: SessionCnt replay.
+    SessionCntReplay,
+    /// TS004: not enough matrix memory, too many fragments lost.
+    MemoryError,
+    /// TS004 v2: the data-block MIC is wrong.
+    MicError,
+    /// TS004: the fragmentation session does not exist any more.
+    SessionLost,
+    /// TS005: the McGroupID is not supported.
+    McGroupIdError,
+    /// TS005: data rate not supported.
+    DrError,
+    /// TS005: frequency not supported.
+    FreqError,
+    /// TS005: the group is not defined.
+    McGroupUndefined,
+    /// TS005 v2: the session start is in the past.
+    StartMissed,
+    /// No answer to a command.
+    NoAnswer,
+    /// The device has not got a package the task needs.
+    PackageNotSupported,
+    /// The device has another package version than its profile says.
+    VersionMismatch,
+    /// The device's clock is wrong and could not be set.
+    ClockNotSynced,
+    /// No gateway reaches the device.
+    NoGateway,
+    /// The device rejected the image (corrupt, bad signature, wrong hardware).
+    ImageRejected,
+    /// The device runs another version than the target after the reboot.
+    WrongVersion,
+    /// The redundancy budget is spent.
+    BudgetSpent,
+    /// The window closed, or the deadline passed, first.
+    WindowClosed,
+    /// The device is in another active task.
+    Conflict,
+    /// The device runs the target version already.
+    AlreadyCurrent,
+    /// The decoder of the device cannot hold the image.
+    DecoderLimit,
+}
+
+/// How far the set-up of a device got.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SetupStage {
+    /// `McGroupSetupAns` was good.
+    pub group: bool,
+    /// `McClassCSessionAns` was good for this window number.
+    pub window: Option<super::WindowNumber>,
+    /// `FragSessionSetupAns` was good.
+    pub fragmentation: bool,
+    /// The device's clock was off; a resync was asked for and not yet seen.
+    pub resync: bool,
+}
+
+/// A status answer and what had been sent by then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FragmentReport {
+    /// `NbFragReceived` as answered.
+    pub received: u16,
+    /// `MissingFrag` as answered; 255 means 255 or more.
+    pub missing: u8,
+    /// Estimated independent fragments the decoder still needs.
+    pub deficit: u16,
+    /// Fragments (uncoded and coded) on air when the question was.
+    pub fragments_sent: u16,
+    /// When the answer came.
+    pub at: Timestamp,
+}
+
+/// What is known of something to be deleted from a device.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum CleanupState {
+    /// Nothing was installed.
+    #[default]
+    NotNeeded,
+    /// To be deleted.
+    Pending,
+    /// The device confirmed that it is gone.
+    Confirmed,
+    /// Not confirmed in time; kept with the device and cleared at its next contact.
+    Left,
+}

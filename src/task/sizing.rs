@@ -1,0 +1,162 @@
+//! The figures that plan and campaign share: fragments, rounds, windows, and how long things take on air.
+//!
+//! Every formula says where it comes from; nothing here depends on the state of a device.
+
+use std::time::Duration;
+
+use crate::erasure::{BlockLayout, BlockSize, ParameterError};
+use crate::lorawan::airtime::MAC_OVERHEAD;
+use crate::lorawan::frame::Direction;
+use crate::lorawan::region::Region;
+
+/// Bytes a `DataFragment` adds to its fragment: CID and `Index&N` (TS004-2.0.0 §3.6).
+pub const DATA_FRAGMENT_OVERHEAD: u8 = 3;
+/// Largest `N` of a fragment: 14 bits (TS004-2.0.0 §3.6).
+pub const MAX_N: u16 = 16_383;
+/// Between two frames of one gateway: what the usual just-in-time queue keeps between timed frames.
+pub const FRAME_GAP: Duration = Duration::from_micros(42_500);
+/// After `SessionTime` before the first frame: devices' clocks are good to a second or two.
+pub const WINDOW_GUARD: Duration = Duration::from_secs(2);
+/// Beyond 2^(BlockAckDelay+4): processing on the device, air time and the way to the server.
+pub const ANSWER_SLACK: Duration = Duration::from_secs(5);
+/// Loss assumed of a fleet nobody has measured yet, permille.
+pub const UNKNOWN_LOSS_PERMILLE: u16 = 20;
+/// Receptions beyond the number lost until random rows have full rank, in the mean.
+pub const MEAN_EXTRA: f64 = 1.6;
+
+/// Splits an image of `length` bytes into fragments of at most `largest` bytes, and avoids the block sizes whose matrix
+/// columns hardly differ (multiples of 64 that are no power of two).
+pub fn layout(length: usize, largest: u8) -> Result<BlockLayout, ParameterError> {
+    let first = BlockLayout::new(length, largest)?;
+    // One byte less per fragment nearly always changes NbFrag; a few suffice.
+    let candidates = (1..=largest)
+        .rev()
+        .take(8)
+        .filter_map(|size| BlockLayout::new(length, size).ok());
+    Ok(candidates
+        .into_iter()
+        .find(|l| !matches!(BlockSize::of(l.nb_frag), BlockSize::Weak))
+        .unwrap_or(first))
+}
+
+/// Largest fragment a data rate carries; `None` where the rate does not exist or is too slow for any.
+pub fn largest_fragment(region: Region, data_rate: u8) -> Option<u8> {
+    let n = region.max_payload(data_rate, Direction::Downlink, false)?;
+    n.checked_sub(DATA_FRAGMENT_OVERHEAD)
+        .filter(|size| *size > 0)
+}
+
+/// Time on air of a frame with an application payload of `payload` bytes; `None` where the rate does not exist.
+pub fn frame_airtime(region: Region, data_rate: u8, payload: usize) -> Option<Duration> {
+    let rate = region.data_rate(data_rate, Direction::Downlink)?;
+    let length = u8::try_from(payload.saturating_add(usize::from(MAC_OVERHEAD))).ok()?;
+    Some(Duration::from_micros(u64::from(
+        rate.time_on_air_us(length, Direction::Downlink),
+    )))
+}
+
+/// Coded fragments to send right after the uncoded pass, before anything is asked: what the median device of a fleet with
+/// this loss needs.
+pub fn first_coded(nb_frag: u16, loss_permille: u16) -> u16 {
+    let p = f64::from(loss_permille.min(900)) / 1000.0;
+    ceil_u16(f64::from(nb_frag) * p / (1.0 - p) + if p > 0.0 { 1.0 } else { 0.0 })
+}
+
+/// Coded fragments that make a device with rank deficit `deficit` and loss `loss` (0..1) complete, in the mean plus
+/// `deviations` standard deviations of the frames lost on the way.
+pub fn repair_frames(deficit: u16, loss: f64, deviations: f64) -> u16 {
+    let p = loss.clamp(0.0, 0.95);
+    let d = f64::from(deficit);
+    let spread = (d * p).sqrt() / (1.0 - p);
+    ceil_u16((d + MEAN_EXTRA - 1.0) / (1.0 - p) + deviations * spread)
+}
+
+/// Frames until `devices` devices with this loss are all complete: mean, and a low and a high figure about one in ten
+/// runs stays outside of. Normal approximation of the largest of `devices` binomial needs.
+pub fn frames_until_all(nb_frag: u16, loss_permille: u16, devices: usize) -> (u32, u32, u32) {
+    let m = f64::from(nb_frag);
+    let p = (f64::from(loss_permille) / 1000.0).clamp(0.0, 0.9);
+    if p == 0.0 {
+        return (
+            u32::from(nb_frag),
+            u32::from(nb_frag),
+            u32::from(nb_frag) + 2,
+        );
+    }
+    let n = f64::from(u32::try_from(devices.max(1)).unwrap_or(u32::MAX));
+    let mean = m / (1.0 - p) + MEAN_EXTRA;
+    let deviation = (m * p).sqrt() / (1.0 - p);
+    // Expected maximum of n normal variables, and its quantiles at 5 % and 95 % (Gumbel).
+    let location = (2.0 * (n + 1.0).ln()).sqrt();
+    let at = |z: f64| u32::from(ceil_u16((mean + deviation * z).max(m)));
+    (at(location - 1.0), at(location), at(location + 1.6))
+}
+
+/// `TimeOut` of a class C window of at least `length`: the smallest n with 2^n seconds, at most 15 (TS005-2.0.0 §4.5).
+pub fn time_out(length: Duration) -> u8 {
+    (0..15u8)
+        .find(|n| Duration::from_secs(1 << n) >= length)
+        .unwrap_or(15)
+}
+
+/// `BlockAckDelay` that lets `devices` answers of `airtime` each share the air with at most a tenth of it in use.
+pub fn block_ack_delay(devices: usize, airtime: Duration) -> u8 {
+    let needed = airtime
+        .saturating_mul(u32::try_from(devices).unwrap_or(u32::MAX))
+        .saturating_mul(10)
+        / CHANNELS;
+    (0..7u8)
+        .find(|delay| Duration::from_secs(16 << delay) >= needed)
+        .unwrap_or(7)
+}
+
+/// Uplink channels that answers spread over: the fewest any region has in use.
+const CHANNELS: u32 = 3;
+
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "clamped to the range just before"
+)]
+fn ceil_u16(value: f64) -> u16 {
+    value.ceil().clamp(0.0, f64::from(u16::MAX)) as u16
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_layout_avoids_weak_block_sizes() {
+        // 48 KiB in 64-byte fragments would be 768 of them.
+        let layout = layout(49_152, 64).unwrap();
+        assert_ne!(layout.nb_frag, 768);
+        assert_eq!(layout.length(), 49_152);
+    }
+
+    #[test]
+    fn a_layout_keeps_a_good_size() {
+        assert_eq!(layout(20_000, 239).unwrap().nb_frag, 84);
+    }
+
+    #[test]
+    fn time_out_covers_the_window() {
+        assert_eq!(time_out(Duration::from_secs(1)), 0);
+        assert_eq!(time_out(Duration::from_secs(100)), 7);
+        assert_eq!(time_out(Duration::from_secs(128)), 7);
+        assert_eq!(time_out(Duration::from_secs(1 << 20)), 15);
+    }
+
+    #[test]
+    fn repair_is_the_deficit_when_nothing_is_lost() {
+        assert_eq!(repair_frames(5, 0.0, 1.0), 6);
+        assert!(repair_frames(5, 0.5, 0.0) >= 11);
+    }
+
+    #[test]
+    fn forecast_brackets_the_computed_bound() {
+        // Published bound for M = 500, p = 10 %, n = 100: 579 frames.
+        let (low, mean, high) = frames_until_all(500, 100, 100);
+        assert!(low <= 579 && 579 <= high, "{low} {mean} {high}");
+    }
+}
