@@ -6,6 +6,7 @@ pub mod lorawan;
 pub mod network;
 pub mod proto;
 pub mod record;
+pub mod runtime;
 pub mod store;
 pub mod task;
 pub mod time;

@@ -1,0 +1,149 @@
+//! How the edges reach the one writer: a [`Command`] goes in, is applied and committed, and is answered; [`Notice`]s say what changed.
+
+use std::sync::Arc;
+
+use tokio::sync::{broadcast, mpsc, oneshot};
+
+use crate::lorawan::identifiers::{DevEui, GatewayEui};
+use crate::record::{
+    Change, DeviceKeys, DeviceProfile, DeviceSettings, GatewaySettings, Image, JoinState,
+    MulticastGroup, ProfileId, Session, Task, TaskId, TenantId, Uplink,
+};
+use crate::task::PlanError;
+
+/// A change of what the machines hold. Everything else (images, groups, drafts) goes straight to the store.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Command {
+    /// Creates or replaces a device profile.
+    PutDeviceProfile(DeviceProfile),
+    /// Deletes a profile no device uses.
+    DeleteDeviceProfile(TenantId, ProfileId),
+    /// Creates or changes devices. All or none.
+    PutDevices(Vec<NewDevice>),
+    /// Deletes a device; refused while an active task holds it.
+    DeleteDevice(DevEui),
+    /// Creates or replaces a gateway.
+    PutGateway(GatewaySettings),
+    /// Deletes a gateway.
+    DeleteGateway(GatewayEui),
+    /// Starts a draft: plans it once more, fixes its devices and hands it to a campaign.
+    StartTask {
+        /// The draft with its `seed` set.
+        task: Box<Task>,
+        /// Its image.
+        image: (Image, Arc<[u8]>),
+        /// Its devices; members of its groups are added.
+        devices: Vec<DevEui>,
+        /// The groups it names.
+        groups: Vec<MulticastGroup>,
+    },
+    /// Cancels an active task.
+    CancelTask(TaskId),
+}
+
+/// A device to create or change. What is `None` stays as it is.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NewDevice {
+    /// Settings, always whole.
+    pub settings: DeviceSettings,
+    /// Secrets; needed for a new device.
+    pub keys: Option<DeviceKeys>,
+    /// Join state (OTAA).
+    pub join: Option<JoinState>,
+    /// An imported session (ABP).
+    pub session: Option<Session>,
+}
+
+/// Why a command was not carried out.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CommandError {
+    /// What it names does not exist.
+    #[error("not found: {0}")]
+    NotFound(String),
+    /// Something else stands in the way; the text says what.
+    #[error("{0}")]
+    Conflict(String),
+    /// The task cannot be carried out.
+    #[error("plan: {0}")]
+    Plan(PlanError),
+    /// The store did not take it, or the server is stopping; it may be asked again with the same `request_id`.
+    #[error("unavailable: {0}")]
+    Unavailable(String),
+}
+
+/// Something changed that a client may be waiting for. Notices may be missed; the store has the truth.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Notice {
+    /// A task or one of its devices changed.
+    Task {
+        /// Which task.
+        task: TaskId,
+        /// Its sequence number now.
+        sequence: u64,
+    },
+    /// An application uplink no package of ours answers.
+    Uplink(Arc<Uplink>),
+}
+
+/// A command with what has to be committed along with it, and the way back.
+#[derive(Debug)]
+pub struct CommandRequest {
+    /// What to do.
+    pub command: Command,
+    /// Written in the same commit, if the command is carried out.
+    pub with: Vec<Change>,
+    /// The answer, after the commit.
+    pub reply: oneshot::Sender<Result<(), CommandError>>,
+}
+
+/// The edges' end of the line to the one writer.
+#[derive(Clone, Debug)]
+pub struct Handle {
+    commands: mpsc::Sender<CommandRequest>,
+    notices: broadcast::Sender<Notice>,
+}
+
+/// Commands that may wait before callers have to.
+const COMMANDS: usize = 256;
+/// Notices a slow reader may fall behind before it has to look at the store.
+const NOTICES: usize = 1024;
+
+impl Handle {
+    /// A handle, and the writer's ends of it.
+    pub fn new() -> (
+        Self,
+        mpsc::Receiver<CommandRequest>,
+        broadcast::Sender<Notice>,
+    ) {
+        let (commands, receiver) = mpsc::channel(COMMANDS);
+        let (notices, _) = broadcast::channel(NOTICES);
+        (
+            Self {
+                commands,
+                notices: notices.clone(),
+            },
+            receiver,
+            notices,
+        )
+    }
+
+    /// Has a command carried out; `with` is committed together with it, or not at all.
+    pub async fn command(&self, command: Command, with: Vec<Change>) -> Result<(), CommandError> {
+        let stopping = || CommandError::Unavailable("the server is stopping".to_owned());
+        let (reply, answer) = oneshot::channel();
+        self.commands
+            .send(CommandRequest {
+                command,
+                with,
+                reply,
+            })
+            .await
+            .map_err(|_| stopping())?;
+        answer.await.map_err(|_| stopping())?
+    }
+
+    /// Notices from now on.
+    pub fn subscribe(&self) -> broadcast::Receiver<Notice> {
+        self.notices.subscribe()
+    }
+}
