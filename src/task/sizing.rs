@@ -62,6 +62,12 @@ pub fn first_coded(nb_frag: u16, loss_permille: u16) -> u16 {
     ceil_u16(f64::from(nb_frag) * p / (1.0 - p) + if p > 0.0 { 1.0 } else { 0.0 })
 }
 
+/// Most coded fragments a session may send: a share of `NbFrag`, and no further than `N` reaches.
+pub fn coded_budget(nb_frag: u16, max_redundancy_percent: u16) -> u16 {
+    let share = u32::from(nb_frag) * u32::from(max_redundancy_percent) / 100;
+    u16::try_from(share).unwrap_or(u16::MAX).min(MAX_N.saturating_sub(nb_frag))
+}
+
 /// Coded fragments that make a device with rank deficit `deficit` and loss `loss` (0..1) complete, in the mean plus
 /// `deviations` standard deviations of the frames lost on the way.
 pub fn repair_frames(deficit: u16, loss: f64, deviations: f64) -> u16 {
