@@ -4,7 +4,9 @@
 //! names (FragIndex, McGroupID), never by what was asked last.
 
 use crate::lorawan::identifiers::DevEui;
-use crate::lorawan::{PackageVersion, clock_sync, firmware_management, fragmentation, multicast_setup};
+use crate::lorawan::{
+    PackageVersion, clock_sync, firmware_management, fragmentation, multicast_setup,
+};
 use crate::record::{DeviceState, Uplink, VersionSource};
 use crate::time::Timestamp;
 
@@ -14,7 +16,9 @@ impl Campaign {
     /// Takes in an uplink of one of the task's devices.
     pub(super) fn hear(&mut self, now: Timestamp, uplink: &Uplink, around: &mut Surroundings<'_>) {
         let dev_eui = uplink.dev_eui;
-        let Some(device) = around.fleet.get(dev_eui) else { return };
+        let Some(device) = around.fleet.get(dev_eui) else {
+            return;
+        };
         if !self.devices.contains_key(&dev_eui) {
             return;
         }
@@ -26,33 +30,41 @@ impl Campaign {
                 self.version_reported(now, dev_eui, version, around);
             }
         }
-        let unreadable = if let Some(package) = packages.multicast_setup.filter(|p| p.f_port == f_port) {
-            let heard = multicast_setup::decode_uplink(package.version, &uplink.payload);
-            for command in heard.commands {
-                self.hear_multicast(now, uplink, command, around);
-            }
-            heard.rest
-        } else if let Some(package) = packages.fragmentation.filter(|p| p.f_port == f_port) {
-            let heard = fragmentation::decode_uplink(package.version, &uplink.payload);
-            for command in heard.commands {
-                self.hear_fragmentation(now, dev_eui, package.version, command, around);
-            }
-            heard.rest
-        } else if packages.firmware_management.is_some_and(|p| p.f_port == f_port) {
-            let heard = firmware_management::decode_uplink(PackageVersion::V1, &uplink.payload);
-            for command in heard.commands {
-                self.hear_firmware(now, dev_eui, command, around);
-            }
-            heard.rest
-        } else if let Some(package) = packages.clock_sync.filter(|p| p.f_port == f_port) {
-            let heard = clock_sync::decode_uplink(package.version, &uplink.payload);
-            if heard.commands.iter().any(|c| matches!(c, clock_sync::UplinkCommand::AppTimeReq(_))) {
-                self.clock_set(now, dev_eui);
-            }
-            heard.rest
-        } else {
-            None
-        };
+        let unreadable =
+            if let Some(package) = packages.multicast_setup.filter(|p| p.f_port == f_port) {
+                let heard = multicast_setup::decode_uplink(package.version, &uplink.payload);
+                for command in heard.commands {
+                    self.hear_multicast(now, uplink, command, around);
+                }
+                heard.rest
+            } else if let Some(package) = packages.fragmentation.filter(|p| p.f_port == f_port) {
+                let heard = fragmentation::decode_uplink(package.version, &uplink.payload);
+                for command in heard.commands {
+                    self.hear_fragmentation(now, dev_eui, package.version, command, around);
+                }
+                heard.rest
+            } else if packages
+                .firmware_management
+                .is_some_and(|p| p.f_port == f_port)
+            {
+                let heard = firmware_management::decode_uplink(PackageVersion::V1, &uplink.payload);
+                for command in heard.commands {
+                    self.hear_firmware(now, dev_eui, command, around);
+                }
+                heard.rest
+            } else if let Some(package) = packages.clock_sync.filter(|p| p.f_port == f_port) {
+                let heard = clock_sync::decode_uplink(package.version, &uplink.payload);
+                if heard
+                    .commands
+                    .iter()
+                    .any(|c| matches!(c, clock_sync::UplinkCommand::AppTimeReq(_)))
+                {
+                    self.clock_set(now, dev_eui);
+                }
+                heard.rest
+            } else {
+                None
+            };
         if unreadable.is_some() {
             self.task.counters.undecodable_uplinks += 1;
             self.changed.task = true;
@@ -70,11 +82,23 @@ impl Campaign {
         let dev_eui = uplink.dev_eui;
         match command {
             UplinkCommand::PackageVersionAns(answer) => {
-                self.package_version(now, dev_eui, answer.package_identifier, answer.package_version, around);
+                self.package_version(
+                    now,
+                    dev_eui,
+                    answer.package_identifier,
+                    answer.package_version,
+                    around,
+                );
             }
-            UplinkCommand::McGroupSetupAns(answer) => self.group_answered(now, dev_eui, answer, around),
-            UplinkCommand::McClassCSessionAns(answer) => self.window_answered(now, uplink, &answer, around),
-            UplinkCommand::McGroupDeleteAns(answer) => self.group_deleted(now, dev_eui, answer.mc_group_id, around),
+            UplinkCommand::McGroupSetupAns(answer) => {
+                self.group_answered(now, dev_eui, answer, around)
+            }
+            UplinkCommand::McClassCSessionAns(answer) => {
+                self.window_answered(now, uplink, &answer, around)
+            }
+            UplinkCommand::McGroupDeleteAns(answer) => {
+                self.group_deleted(now, dev_eui, answer.mc_group_id, around)
+            }
             // Class B sessions and group status are not asked for; a bare identifier is a refusal without words: the
             // command is repeated until its attempts are used up.
             _ => {}
@@ -92,9 +116,17 @@ impl Campaign {
         use fragmentation::UplinkCommand;
         match command {
             UplinkCommand::PackageVersionAns(answer) => {
-                self.package_version(now, dev_eui, answer.package_identifier, answer.package_version, around);
+                self.package_version(
+                    now,
+                    dev_eui,
+                    answer.package_identifier,
+                    answer.package_version,
+                    around,
+                );
             }
-            UplinkCommand::FragSessionSetupAns(answer) => self.frag_session_answered(now, dev_eui, &answer, around),
+            UplinkCommand::FragSessionSetupAns(answer) => {
+                self.frag_session_answered(now, dev_eui, &answer, around)
+            }
             UplinkCommand::FragSessionStatusAns(answer) => {
                 self.status_answered(now, dev_eui, version, &answer, around);
             }
@@ -117,7 +149,13 @@ impl Campaign {
         use firmware_management::UplinkCommand;
         match command {
             UplinkCommand::PackageVersionAns(answer) => {
-                self.package_version(now, dev_eui, answer.package_identifier, answer.package_version, around);
+                self.package_version(
+                    now,
+                    dev_eui,
+                    answer.package_identifier,
+                    answer.package_version,
+                    around,
+                );
             }
             UplinkCommand::DevVersionAns(answer) => {
                 self.version_reported(now, dev_eui, answer.fw_version, around);
@@ -135,9 +173,19 @@ impl Campaign {
     }
 
     /// A device joined: what it held may be gone.
-    pub(super) fn joined(&mut self, now: Timestamp, dev_eui: DevEui, around: &mut Surroundings<'_>) {
-        let loses = around.fleet.get(dev_eui).is_some_and(|d| d.profile.after_reboot.loses_groups);
-        let Some(record) = self.devices.get_mut(&dev_eui) else { return };
+    pub(super) fn joined(
+        &mut self,
+        now: Timestamp,
+        dev_eui: DevEui,
+        around: &mut Surroundings<'_>,
+    ) {
+        let loses = around
+            .fleet
+            .get(dev_eui)
+            .is_some_and(|d| d.profile.after_reboot.loses_groups);
+        let Some(record) = self.devices.get_mut(&dev_eui) else {
+            return;
+        };
         match record.state {
             DeviceState::Rebooting => {
                 // It is back: its version can be asked for now.
@@ -146,7 +194,11 @@ impl Campaign {
                 self.due.insert((now, dev_eui));
             }
             DeviceState::Preparing | DeviceState::Ready | DeviceState::Receiving if loses => {
-                self.reset_setup(now, dev_eui, "joined again, its groups and sessions are gone");
+                self.reset_setup(
+                    now,
+                    dev_eui,
+                    "joined again, its groups and sessions are gone",
+                );
             }
             _ => {}
         }

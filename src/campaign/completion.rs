@@ -6,7 +6,8 @@ use crate::lorawan::firmware_management::UpImageStatus;
 use crate::lorawan::fragmentation::FragDataBlockReceivedReq;
 use crate::lorawan::identifiers::DevEui;
 use crate::record::{
-    CleanupState, DeviceReason, DeviceState, FleetDevice, SuccessCriterion, TaskDevice, VersionSource,
+    CleanupState, DeviceReason, DeviceState, FleetDevice, SuccessCriterion, TaskDevice,
+    VersionSource,
 };
 use crate::time::Timestamp;
 
@@ -27,7 +28,9 @@ impl Campaign {
         let managed = device.profile.packages.firmware_management.is_some();
         match record.state {
             DeviceState::ReportedReceived if managed => Some(Command::CheckImage),
-            DeviceState::Verified if managed && reboots(&self.task).is_some() => Some(Command::Reboot),
+            DeviceState::Verified if managed && reboots(&self.task).is_some() => {
+                Some(Command::Reboot)
+            }
             // Without a reboot request the device does it on its own; its version tells when.
             DeviceState::Verified | DeviceState::Rebooting
                 if managed
@@ -42,9 +45,18 @@ impl Campaign {
     }
 
     /// `FragDataBlockReceivedReq`: the device says itself that it is done, and whether the MIC is right.
-    pub(super) fn data_block_received(&mut self, now: Timestamp, dev_eui: DevEui, request: &FragDataBlockReceivedReq) {
-        let Some(record) = self.devices.get(&dev_eui) else { return };
-        let ours = self.session_of(record).is_some_and(|s| s.record.block.frag_index == request.frag_index);
+    pub(super) fn data_block_received(
+        &mut self,
+        now: Timestamp,
+        dev_eui: DevEui,
+        request: &FragDataBlockReceivedReq,
+    ) {
+        let Some(record) = self.devices.get(&dev_eui) else {
+            return;
+        };
+        let ours = self
+            .session_of(record)
+            .is_some_and(|s| s.record.block.frag_index == request.frag_index);
         if !ours || record.state < DeviceState::Receiving {
             return;
         }
@@ -53,7 +65,13 @@ impl Campaign {
         self.due.insert((now, dev_eui));
         if waiting && request.mic_error {
             let evidence = "FragDataBlockReceivedReq with MICError".to_owned();
-            self.conclude(now, dev_eui, DeviceState::Failed, Some(DeviceReason::MicError), evidence);
+            self.conclude(
+                now,
+                dev_eui,
+                DeviceState::Failed,
+                Some(DeviceReason::MicError),
+                evidence,
+            );
         } else if waiting {
             let evidence = "FragDataBlockReceivedReq without MICError".to_owned();
             self.conclude(now, dev_eui, DeviceState::Verified, None, evidence);
@@ -67,19 +85,35 @@ impl Campaign {
             return;
         }
         let target = self.image.target_version;
-        let reject = |evidence: &str| (DeviceState::Failed, Some(DeviceReason::ImageRejected), evidence.to_owned());
+        let reject = |evidence: &str| {
+            (
+                DeviceState::Failed,
+                Some(DeviceReason::ImageRejected),
+                evidence.to_owned(),
+            )
+        };
         let (state, reason, evidence) = match status {
-            UpImageStatus::Valid { next_firmware_version } if next_firmware_version == target => {
-                (DeviceState::Verified, None, format!("DevUpgradeImageAns: valid, version {target:#010x}"))
-            }
-            UpImageStatus::Valid { next_firmware_version } => {
-                reject(&format!("the device reads version {next_firmware_version:#010x}, the task is for {target:#010x}"))
-            }
+            UpImageStatus::Valid {
+                next_firmware_version,
+            } if next_firmware_version == target => (
+                DeviceState::Verified,
+                None,
+                format!("DevUpgradeImageAns: valid, version {target:#010x}"),
+            ),
+            UpImageStatus::Valid {
+                next_firmware_version,
+            } => reject(&format!(
+                "the device reads version {next_firmware_version:#010x}, the task is for {target:#010x}"
+            )),
             UpImageStatus::Corrupt => reject("DevUpgradeImageAns: corrupt or bad signature"),
             UpImageStatus::WrongHardware => reject("DevUpgradeImageAns: wrong hardware"),
             // The device has not looked at the image yet: it is asked again, as often as any command.
             UpImageStatus::NoImage => {
-                self.note(dev_eui, DeviceReason::ImageRejected, "DevUpgradeImageAns: no image".to_owned());
+                self.note(
+                    dev_eui,
+                    DeviceReason::ImageRejected,
+                    "DevUpgradeImageAns: no image".to_owned(),
+                );
                 return;
             }
         };
@@ -94,10 +128,19 @@ impl Campaign {
         countdown: u32,
         around: &mut Surroundings<'_>,
     ) {
-        let asked = self.devices.get(&dev_eui).is_some_and(|d| d.state == DeviceState::Verified);
+        let asked = self
+            .devices
+            .get(&dev_eui)
+            .is_some_and(|d| d.state == DeviceState::Verified);
         if asked && countdown > 0 {
             let evidence = format!("reboots in {countdown} s");
-            self.rebooting(now, dev_eui, Duration::from_secs(u64::from(countdown)), evidence, around);
+            self.rebooting(
+                now,
+                dev_eui,
+                Duration::from_secs(u64::from(countdown)),
+                evidence,
+                around,
+            );
         }
     }
 
@@ -133,7 +176,9 @@ impl Campaign {
             status.note_version(&self.image.component, version, now);
         }
         let target = self.image.target_version;
-        let Some(record) = self.devices.get_mut(&dev_eui) else { return };
+        let Some(record) = self.devices.get_mut(&dev_eui) else {
+            return;
+        };
         if !self.open.contains(&dev_eui) {
             return;
         }
@@ -144,7 +189,13 @@ impl Campaign {
             } else {
                 (DeviceState::Running, None)
             };
-            self.conclude(now, dev_eui, state, reason, format!("reports version {version:#010x}"));
+            self.conclude(
+                now,
+                dev_eui,
+                state,
+                reason,
+                format!("reports version {version:#010x}"),
+            );
             return;
         }
         if record.state <= DeviceState::Ready {
@@ -157,7 +208,8 @@ impl Campaign {
         if record.state != DeviceState::Rebooting || !rebooted {
             return;
         }
-        let evidence = format!("reports version {version:#010x} after the reboot, not {target:#010x}");
+        let evidence =
+            format!("reports version {version:#010x} after the reboot, not {target:#010x}");
         let (state, reason) = if record.version_before.is_none_or(|before| before == version) {
             (DeviceState::RolledBack, DeviceReason::WrongVersion)
         } else {
@@ -178,9 +230,16 @@ impl Campaign {
         if !self.cleans(dev_eui, ours) {
             return;
         }
-        if let Some(record) = self.devices.get_mut(&dev_eui).filter(|d| d.frag_cleanup == CleanupState::Pending) {
+        if let Some(record) = self
+            .devices
+            .get_mut(&dev_eui)
+            .filter(|d| d.frag_cleanup == CleanupState::Pending)
+        {
             record.frag_cleanup = CleanupState::Confirmed;
-            if let Some(slot) = around.fleet.status_mut(dev_eui).and_then(|s| s.frag_slots.get_mut(usize::from(frag_index)))
+            if let Some(slot) = around
+                .fleet
+                .status_mut(dev_eui)
+                .and_then(|s| s.frag_slots.get_mut(usize::from(frag_index)))
             {
                 *slot = None;
             }
@@ -200,9 +259,17 @@ impl Campaign {
         if !self.cleans(dev_eui, ours) {
             return;
         }
-        if let Some(record) = self.devices.get_mut(&dev_eui).filter(|d| d.group_cleanup == CleanupState::Pending) {
+        if let Some(record) = self
+            .devices
+            .get_mut(&dev_eui)
+            .filter(|d| d.group_cleanup == CleanupState::Pending)
+        {
             record.group_cleanup = CleanupState::Confirmed;
-            if let Some(slot) = around.fleet.status_mut(dev_eui).and_then(|s| s.mc_slots.get_mut(usize::from(mc_group_id))) {
+            if let Some(slot) = around
+                .fleet
+                .status_mut(dev_eui)
+                .and_then(|s| s.mc_slots.get_mut(usize::from(mc_group_id)))
+            {
                 *slot = None;
             }
             self.cleaned(now, dev_eui);
@@ -210,18 +277,38 @@ impl Campaign {
     }
 
     /// Gives up deleting one thing: it stays recorded with the device.
-    pub(super) fn leave(&mut self, dev_eui: DevEui, command: Command, around: &mut Surroundings<'_>) {
-        let Some(record) = self.devices.get_mut(&dev_eui) else { return };
-        let Some(session) = record.session.and_then(|n| self.sessions.get(usize::from(n))) else { return };
-        let Some(status) = around.fleet.status_mut(dev_eui) else { return };
+    pub(super) fn leave(
+        &mut self,
+        dev_eui: DevEui,
+        command: Command,
+        around: &mut Surroundings<'_>,
+    ) {
+        let Some(record) = self.devices.get_mut(&dev_eui) else {
+            return;
+        };
+        let Some(session) = record
+            .session
+            .and_then(|n| self.sessions.get(usize::from(n)))
+        else {
+            return;
+        };
+        let Some(status) = around.fleet.status_mut(dev_eui) else {
+            return;
+        };
         if command == Command::DeleteFragSession {
             record.frag_cleanup = CleanupState::Left;
-            if let Some(Some(slot)) = status.frag_slots.get_mut(usize::from(session.record.block.frag_index)) {
+            if let Some(Some(slot)) = status
+                .frag_slots
+                .get_mut(usize::from(session.record.block.frag_index))
+            {
                 slot.leftover = true;
             }
         } else {
             record.group_cleanup = CleanupState::Left;
-            if let Some(Some(slot)) = status.mc_slots.get_mut(usize::from(session.record.mc_group_id)) {
+            if let Some(Some(slot)) = status
+                .mc_slots
+                .get_mut(usize::from(session.record.mc_group_id))
+            {
                 slot.leftover = true;
             }
         }
@@ -234,7 +321,9 @@ impl Campaign {
 
     /// Gives up deleting all that is left on a device.
     pub(super) fn leave_rest(&mut self, dev_eui: DevEui, around: &mut Surroundings<'_>) {
-        let Some(record) = self.devices.get(&dev_eui) else { return };
+        let Some(record) = self.devices.get(&dev_eui) else {
+            return;
+        };
         let (frag, group) = (record.frag_cleanup, record.group_cleanup);
         if frag == CleanupState::Pending {
             self.leave(dev_eui, Command::DeleteFragSession, around);
@@ -246,7 +335,11 @@ impl Campaign {
 
     fn cleans(&self, dev_eui: DevEui, fits: impl Fn(&super::SessionRun) -> bool) -> bool {
         self.uncleaned.contains(&dev_eui)
-            && self.devices.get(&dev_eui).and_then(|d| self.session_of(d)).is_some_and(fits)
+            && self
+                .devices
+                .get(&dev_eui)
+                .and_then(|d| self.session_of(d))
+                .is_some_and(fits)
     }
 
     fn cleaned(&mut self, now: Timestamp, dev_eui: DevEui) {

@@ -7,9 +7,10 @@
 use std::time::Duration;
 
 use crate::lorawan::identifiers::DevEui;
-use crate::lorawan::{firmware_management, fragmentation, multicast_setup, PackageVersion};
+use crate::lorawan::{PackageVersion, firmware_management, fragmentation, multicast_setup};
 use crate::record::{
-    CleanupState, DeviceReason, DeviceState, FleetDevice, FragSlot, McSlot, SessionPhase, Target, TaskDevice, UplinkRef,
+    CleanupState, DeviceReason, DeviceState, FleetDevice, FragSlot, McSlot, SessionPhase, Target,
+    TaskDevice, UplinkRef,
 };
 use crate::time::Timestamp;
 
@@ -65,7 +66,9 @@ impl Command {
     /// The name to write in evidence.
     pub(super) fn name(self) -> &'static str {
         match self {
-            Self::ProbeMulticast | Self::ProbeFragmentation | Self::ProbeFirmware => "PackageVersionReq",
+            Self::ProbeMulticast | Self::ProbeFragmentation | Self::ProbeFirmware => {
+                "PackageVersionReq"
+            }
             Self::GroupAndWindow => "McGroupSetupReq",
             Self::Window => "McClassCSessionReq",
             Self::Resync => "ForceDeviceResyncReq",
@@ -102,15 +105,25 @@ impl Campaign {
     ) {
         // Giving up one command may make another one due; the chain is as long as a device's way through the task.
         for _ in 0..8 {
-            let Some(device) = around.fleet.get(dev_eui) else { return };
-            let Some(command) = self.next_command(now, device) else { return };
+            let Some(device) = around.fleet.get(dev_eui) else {
+                return;
+            };
+            let Some(command) = self.next_command(now, device) else {
+                return;
+            };
             let talk = self.talks.entry(dev_eui).or_default();
             if talk.asked == Some(command) && now < talk.patience {
                 return;
             }
-            let Some(record) = self.devices.get_mut(&dev_eui) else { return };
+            let Some(record) = self.devices.get_mut(&dev_eui) else {
+                return;
+            };
             if talk.asked != Some(command) {
-                *talk = Talk { asked: Some(command), acknowledge: talk.acknowledge, ..Talk::default() };
+                *talk = Talk {
+                    asked: Some(command),
+                    acknowledge: talk.acknowledge,
+                    ..Talk::default()
+                };
                 record.tries = 0;
             }
             if record.tries < self.task.options.max_attempts.max(1) {
@@ -124,7 +137,12 @@ impl Campaign {
     pub(super) fn speak_to_listeners(&mut self, now: Timestamp, around: &mut Surroundings<'_>) {
         while let Some((at, dev_eui)) = self.due.first().copied().filter(|(at, _)| *at <= now) {
             self.due.remove(&(at, dev_eui));
-            if self.concerns(dev_eui) && around.fleet.get(dev_eui).is_some_and(|d| d.profile.always_class_c) {
+            if self.concerns(dev_eui)
+                && around
+                    .fleet
+                    .get(dev_eui)
+                    .is_some_and(|d| d.profile.always_class_c)
+            {
                 self.speak(now, dev_eui, None, around);
             }
         }
@@ -139,13 +157,32 @@ impl Campaign {
         around: &mut Surroundings<'_>,
     ) {
         self.prepare(command, dev_eui, around);
-        let Some(device) = around.fleet.get(dev_eui) else { return };
-        let Some((f_port, payload)) = self.words(command, device) else { return };
+        let Some(device) = around.fleet.get(dev_eui) else {
+            return;
+        };
+        let Some((f_port, payload)) = self.words(command, device) else {
+            return;
+        };
         let spread = Duration::from_secs(self.answer_delay_s(command, dev_eui));
-        let timing = Timing { answers, earliest: now, deadline: now + UNICAST_LIFETIME };
-        self.send(InFlight::Command(dev_eui), Target::Device(dev_eui), f_port, payload, timing);
+        let timing = Timing {
+            answers,
+            earliest: now,
+            deadline: now + UNICAST_LIFETIME,
+        };
+        self.send(
+            InFlight::Command(dev_eui),
+            Target::Device(dev_eui),
+            f_port,
+            payload,
+            timing,
+        );
         if let Some(talk) = self.talks.get_mut(&dev_eui) {
-            talk.patience = now + if answers.is_some() { PATIENCE } else { LISTENER_PATIENCE } + spread;
+            talk.patience =
+                now + if answers.is_some() {
+                    PATIENCE
+                } else {
+                    LISTENER_PATIENCE
+                } + spread;
             if command == Command::Acknowledge {
                 talk.acknowledge = false;
                 talk.asked = None;
@@ -194,14 +231,20 @@ impl Campaign {
     fn next_command(&self, now: Timestamp, device: &FleetDevice) -> Option<Command> {
         let dev_eui = device.settings.dev_eui;
         let record = self.devices.get(&dev_eui)?;
-        if self.talks.get(&dev_eui).is_some_and(|talk| talk.acknowledge) {
+        if self
+            .talks
+            .get(&dev_eui)
+            .is_some_and(|talk| talk.acknowledge)
+        {
             return Some(Command::Acknowledge);
         }
         if !self.open.contains(&dev_eui) {
             return cleanup_command(record);
         }
         match record.state {
-            DeviceState::Pending | DeviceState::Preparing | DeviceState::Ready => self.setup_command(now, record, device),
+            DeviceState::Pending | DeviceState::Preparing | DeviceState::Ready => {
+                self.setup_command(now, record, device)
+            }
             DeviceState::Receiving => self.receiving_command(record),
             DeviceState::ReportedReceived | DeviceState::Verified | DeviceState::Rebooting => {
                 self.completion_command(now, record, device)
@@ -213,12 +256,15 @@ impl Campaign {
     fn receiving_command(&self, record: &TaskDevice) -> Option<Command> {
         let session = self.session_of(record)?;
         match session.record.phase {
-            SessionPhase::Preparing if record.setup.window != Some(session.record.window.number) => Some(Command::Window),
-            SessionPhase::Polling { kind: crate::record::PollKind::Individual, .. }
-                if !session.is_fresh(record) =>
+            SessionPhase::Preparing
+                if record.setup.window != Some(session.record.window.number) =>
             {
-                Some(Command::Status)
+                Some(Command::Window)
             }
+            SessionPhase::Polling {
+                kind: crate::record::PollKind::Individual,
+                ..
+            } if !session.is_fresh(record) => Some(Command::Status),
             _ => None,
         }
     }
@@ -241,11 +287,16 @@ impl Campaign {
             Command::Resync => {
                 let package = packages.clock_sync?;
                 use crate::lorawan::clock_sync::{DownlinkCommand, ForceDeviceResyncCmd};
-                DownlinkCommand::ForceDeviceResyncCmd(ForceDeviceResyncCmd { nb_transmissions: 3 })
-                    .encode(package.version, &mut out);
+                DownlinkCommand::ForceDeviceResyncCmd(ForceDeviceResyncCmd {
+                    nb_transmissions: 3,
+                })
+                .encode(package.version, &mut out);
                 package
             }
-            Command::ProbeMulticast | Command::GroupAndWindow | Command::Window | Command::DeleteGroup => {
+            Command::ProbeMulticast
+            | Command::GroupAndWindow
+            | Command::Window
+            | Command::DeleteGroup => {
                 let package = packages.multicast_setup?;
                 for command in self.multicast_words(command, device, record)? {
                     command.encode(package.version, &mut out);
@@ -258,7 +309,8 @@ impl Campaign {
             | Command::Acknowledge
             | Command::DeleteFragSession => {
                 let package = packages.fragmentation?;
-                self.fragmentation_words(command, device, record)?.encode(package.version, &mut out);
+                self.fragmentation_words(command, device, record)?
+                    .encode(package.version, &mut out);
                 package
             }
             Command::ProbeFirmware | Command::CheckImage | Command::Reboot | Command::Version => {
@@ -303,7 +355,9 @@ impl Campaign {
             Command::ProbeMulticast => vec![DownlinkCommand::PackageVersionReq],
             Command::GroupAndWindow => vec![self.group_setup(session, device)?, window()],
             Command::Window => vec![window()],
-            _ => vec![DownlinkCommand::McGroupDeleteReq(McGroupDeleteReq { mc_group_id })],
+            _ => vec![DownlinkCommand::McGroupDeleteReq(McGroupDeleteReq {
+                mc_group_id,
+            })],
         })
     }
 
@@ -313,15 +367,18 @@ impl Campaign {
         device: &FleetDevice,
         record: &TaskDevice,
     ) -> Option<fragmentation::DownlinkCommand> {
-        use fragmentation::{DownlinkCommand, FragDataBlockReceivedAns, FragSessionDeleteReq, FragSessionStatusReq};
+        use fragmentation::{
+            DownlinkCommand, FragDataBlockReceivedAns, FragSessionDeleteReq, FragSessionStatusReq,
+        };
         let session = self.session_of(record)?;
         let frag_index = session.record.block.frag_index;
         Some(match command {
             Command::ProbeFragmentation => DownlinkCommand::PackageVersionReq,
             Command::FragSession => self.frag_session_setup(session, device, record),
-            Command::Status => {
-                DownlinkCommand::FragSessionStatusReq(FragSessionStatusReq { frag_index, participants: true })
-            }
+            Command::Status => DownlinkCommand::FragSessionStatusReq(FragSessionStatusReq {
+                frag_index,
+                participants: true,
+            }),
             Command::Acknowledge => {
                 DownlinkCommand::FragDataBlockReceivedAns(FragDataBlockReceivedAns { frag_index })
             }
@@ -331,13 +388,25 @@ impl Campaign {
 
     /// Before a command that installs something leaves: from now on it may be on the device.
     fn prepare(&mut self, command: Command, dev_eui: DevEui, around: &mut Surroundings<'_>) {
-        let Some(record) = self.devices.get_mut(&dev_eui) else { return };
-        let Some(session) = record.session.and_then(|n| self.sessions.get(usize::from(n))) else { return };
-        let Some(status) = around.fleet.status_mut(dev_eui) else { return };
+        let Some(record) = self.devices.get_mut(&dev_eui) else {
+            return;
+        };
+        let Some(session) = record
+            .session
+            .and_then(|n| self.sessions.get(usize::from(n)))
+        else {
+            return;
+        };
+        let Some(status) = around.fleet.status_mut(dev_eui) else {
+            return;
+        };
         match command {
             Command::GroupAndWindow => {
                 record.group_cleanup = CleanupState::Pending;
-                if let Some(slot) = status.mc_slots.get_mut(usize::from(session.record.mc_group_id)) {
+                if let Some(slot) = status
+                    .mc_slots
+                    .get_mut(usize::from(session.record.mc_group_id))
+                {
                     *slot = Some(McSlot {
                         session: session.record.id.clone(),
                         group: None,
@@ -357,21 +426,43 @@ impl Campaign {
                     }
                 }
                 if let Some(slot) = status.frag_slots.get_mut(index) {
-                    *slot = Some(FragSlot { task: self.task.id.clone(), confirmed: false, leftover: false });
+                    *slot = Some(FragSlot {
+                        task: self.task.id.clone(),
+                        confirmed: false,
+                        leftover: false,
+                    });
                 }
             }
             _ => {}
         }
     }
 
-    fn give_up(&mut self, now: Timestamp, dev_eui: DevEui, command: Command, around: &mut Surroundings<'_>) {
-        let evidence = format!("no answer to {} after {} sends", command.name(), self.task.options.max_attempts);
+    fn give_up(
+        &mut self,
+        now: Timestamp,
+        dev_eui: DevEui,
+        command: Command,
+        around: &mut Surroundings<'_>,
+    ) {
+        let evidence = format!(
+            "no answer to {} after {} sends",
+            command.name(),
+            self.task.options.max_attempts
+        );
         match command {
-            Command::DeleteFragSession | Command::DeleteGroup => self.leave(dev_eui, command, around),
+            Command::DeleteFragSession | Command::DeleteGroup => {
+                self.leave(dev_eui, command, around)
+            }
             // The device may have rebooted without a word; its version will tell.
             Command::Reboot => self.rebooting(now, dev_eui, Duration::ZERO, evidence, around),
             Command::Acknowledge => self.answered(now, dev_eui),
-            _ => self.conclude(now, dev_eui, DeviceState::Silent, Some(DeviceReason::NoAnswer), evidence),
+            _ => self.conclude(
+                now,
+                dev_eui,
+                DeviceState::Silent,
+                Some(DeviceReason::NoAnswer),
+                evidence,
+            ),
         }
     }
 }

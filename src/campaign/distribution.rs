@@ -13,11 +13,14 @@ use std::time::Duration;
 
 use crate::erasure::{Encoder, chosen_rows};
 use crate::lorawan::PackageVersion;
-use crate::lorawan::fragmentation::{self, DataFragment, FragSessionStatusAns, FragSessionStatusReq};
+use crate::lorawan::fragmentation::{
+    self, DataFragment, FragSessionStatusAns, FragSessionStatusReq,
+};
 use crate::lorawan::identifiers::DevEui;
 use crate::record::{
-    DeviceReason, DeviceState, DistributionSession, FragmentReport, NetworkRequest, PollKind, SessionId, SessionPhase,
-    SessionWindow, SetupStage, Target, TaskDevice, TxOutcome, TxReport, fragments_sent,
+    DeviceReason, DeviceState, DistributionSession, FragmentReport, NetworkRequest, PollKind,
+    SessionId, SessionPhase, SessionWindow, SetupStage, Target, TaskDevice, TxOutcome, TxReport,
+    fragments_sent,
 };
 use crate::task::{plan, sizing};
 use crate::time::Timestamp;
@@ -65,7 +68,9 @@ impl SessionRun {
     /// `budget`: most coded fragments the session may send.
     pub(super) fn new(record: DistributionSession, encoder: Option<Encoder>, budget: u16) -> Self {
         let nb_frag = record.block.nb_frag;
-        let rows = encoder.as_ref().map_or_else(Vec::new, |e| chosen_rows(e.matrix().version(), nb_frag, budget));
+        let rows = encoder.as_ref().map_or_else(Vec::new, |e| {
+            chosen_rows(e.matrix().version(), nb_frag, budget)
+        });
         Self {
             record,
             encoder,
@@ -82,14 +87,23 @@ impl SessionRun {
 
     /// The device's last status answer covers everything sent so far.
     pub(super) fn is_fresh(&self, device: &TaskDevice) -> bool {
-        device.fragments.is_some_and(|report| report.fragments_sent == fragments_sent(&self.record))
+        device
+            .fragments
+            .is_some_and(|report| report.fragments_sent == fragments_sent(&self.record))
     }
 
     pub(super) fn wake(&self) -> Option<(Timestamp, Timer)> {
         match self.record.phase {
-            SessionPhase::Preparing => Some((self.record.window.start + sizing::WINDOW_GUARD, Timer::WindowOpens)),
-            SessionPhase::Sending if self.waiting.is_none() => Some((self.not_before, Timer::FragmentDue)),
-            SessionPhase::Polling { until, .. } if self.waiting.is_none() => Some((until, Timer::AnswersOver)),
+            SessionPhase::Preparing => Some((
+                self.record.window.start + sizing::WINDOW_GUARD,
+                Timer::WindowOpens,
+            )),
+            SessionPhase::Sending if self.waiting.is_none() => {
+                Some((self.not_before, Timer::FragmentDue))
+            }
+            SessionPhase::Polling { until, .. } if self.waiting.is_none() => {
+                Some((until, Timer::AnswersOver))
+            }
             SessionPhase::Sending | SessionPhase::Polling { .. } | SessionPhase::Closed => None,
         }
     }
@@ -99,14 +113,22 @@ impl SessionRun {
         let encoder = self.encoder.as_ref()?;
         let mut fragment = vec![0; usize::from(self.record.block.frag_size)];
         encoder.fragment(n, &mut fragment).ok()?;
-        let mut payload = Vec::with_capacity(fragment.len() + usize::from(sizing::DATA_FRAGMENT_OVERHEAD));
-        DataFragment { frag_index: self.record.block.frag_index, n, fragment: &fragment }.encode(&mut payload);
+        let mut payload =
+            Vec::with_capacity(fragment.len() + usize::from(sizing::DATA_FRAGMENT_OVERHEAD));
+        DataFragment {
+            frag_index: self.record.block.frag_index,
+            n,
+            fragment: &fragment,
+        }
+        .encode(&mut payload);
         Some(payload)
     }
 
     /// `N` of the k-th coded fragment, k from 0.
     fn coded_n(&self, k: u16) -> Option<u16> {
-        self.rows.get(usize::from(k)).map(|row| self.record.block.nb_frag + row)
+        self.rows
+            .get(usize::from(k))
+            .map(|row| self.record.block.nb_frag + row)
     }
 }
 
@@ -117,28 +139,43 @@ impl Campaign {
     }
 
     /// Moves one session on as far as it goes now.
-    pub(super) fn advance_session(&mut self, now: Timestamp, number: usize, around: &mut Surroundings<'_>) {
+    pub(super) fn advance_session(
+        &mut self,
+        now: Timestamp,
+        number: usize,
+        around: &mut Surroundings<'_>,
+    ) {
         // Each turn changes the phase or stops; a session passes few phases at one moment.
         for _ in 0..8 {
-            let Some(session) = self.sessions.get(number) else { return };
+            let Some(session) = self.sessions.get(number) else {
+                return;
+            };
             let before = session.record.phase;
             match before {
-                SessionPhase::Preparing if now >= session.record.window.start + sizing::WINDOW_GUARD => {
+                SessionPhase::Preparing
+                    if now >= session.record.window.start + sizing::WINDOW_GUARD =>
+                {
                     self.open_window(now, number, around);
                 }
                 SessionPhase::Preparing if self.nobody_left(number) => self.close_session(number),
                 SessionPhase::Sending => self.release(now, number, around),
                 SessionPhase::Polling { kind, until } => {
-                    let over = now >= until || (session.unanswered.is_empty() && kind != PollKind::Gaps);
+                    let over =
+                        now >= until || (session.unanswered.is_empty() && kind != PollKind::Gaps);
                     if session.waiting.is_none() && (over || self.nobody_left(number)) {
                         self.evaluate(now, number, kind, around);
-                    } else if session.waiting.is_none() && session.heard_any && kind == PollKind::Individual {
+                    } else if session.waiting.is_none()
+                        && session.heard_any
+                        && kind == PollKind::Individual
+                    {
                         self.evaluate_individual(now, number, around);
                     }
                 }
                 SessionPhase::Preparing | SessionPhase::Closed => {}
             }
-            let Some(session) = self.sessions.get(number) else { return };
+            let Some(session) = self.sessions.get(number) else {
+                return;
+            };
             if session.record.phase == before {
                 return;
             }
@@ -147,12 +184,21 @@ impl Campaign {
 
     /// The fate of a downlink of this campaign.
     pub(super) fn reported(&mut self, now: Timestamp, report: &TxReport) {
-        let Some(what) = self.in_flight.remove(&report.id.number) else { return };
+        let Some(what) = self.in_flight.remove(&report.id.number) else {
+            return;
+        };
         let frames = u64::from(report.transmissions());
         let (mut airtime, mut air_end) = (Duration::ZERO, None);
         for outcome in &report.outcomes {
             match outcome.outcome {
-                TxOutcome::Queued { on_air_at, airtime: a } | TxOutcome::Sent { on_air_at, airtime: a } => {
+                TxOutcome::Queued {
+                    on_air_at,
+                    airtime: a,
+                }
+                | TxOutcome::Sent {
+                    on_air_at,
+                    airtime: a,
+                } => {
                     airtime += a;
                     air_end = air_end.max(Some(on_air_at + a));
                 }
@@ -175,7 +221,11 @@ impl Campaign {
             }
             InFlight::Fragment { session, n } => {
                 counters.multicast_airtime_us += airtime_us;
-                if n <= self.sessions.get(usize::from(session)).map_or(0, |s| s.record.block.nb_frag) {
+                if n <= self
+                    .sessions
+                    .get(usize::from(session))
+                    .map_or(0, |s| s.record.block.nb_frag)
+                {
                     counters.uncoded_frames += frames;
                 } else {
                     counters.coded_frames += frames;
@@ -190,8 +240,17 @@ impl Campaign {
         }
     }
 
-    fn fragment_reported(&mut self, now: Timestamp, number: usize, n: u16, on_air: bool, air_end: Option<Timestamp>) {
-        let Some(session) = self.sessions.get_mut(number) else { return };
+    fn fragment_reported(
+        &mut self,
+        now: Timestamp,
+        number: usize,
+        n: u16,
+        on_air: bool,
+        air_end: Option<Timestamp>,
+    ) {
+        let Some(session) = self.sessions.get_mut(number) else {
+            return;
+        };
         session.waiting = None;
         if on_air {
             session.air_end = session.air_end.max(air_end.unwrap_or(now));
@@ -206,13 +265,26 @@ impl Campaign {
         }
     }
 
-    fn poll_reported(&mut self, now: Timestamp, number: usize, on_air: bool, air_end: Option<Timestamp>) {
-        let Some(session) = self.sessions.get_mut(number) else { return };
+    fn poll_reported(
+        &mut self,
+        now: Timestamp,
+        number: usize,
+        on_air: bool,
+        air_end: Option<Timestamp>,
+    ) {
+        let Some(session) = self.sessions.get_mut(number) else {
+            return;
+        };
         session.waiting = None;
-        let SessionPhase::Polling { kind, .. } = session.record.phase else { return };
+        let SessionPhase::Polling { kind, .. } = session.record.phase else {
+            return;
+        };
         session.record.phase = if on_air {
             let spread = fragmentation::block_ack_delay_max(session.record.block.block_ack_delay);
-            SessionPhase::Polling { kind, until: air_end.unwrap_or(now) + spread + sizing::ANSWER_SLACK }
+            SessionPhase::Polling {
+                kind,
+                until: air_end.unwrap_or(now) + spread + sizing::ANSWER_SLACK,
+            }
         } else {
             session.not_before = now + REFUSED_PAUSE;
             SessionPhase::Sending
@@ -225,7 +297,9 @@ impl Campaign {
         if self.nobody_left(number) {
             return self.close_session(number);
         }
-        let Some(session) = self.sessions.get(number) else { return };
+        let Some(session) = self.sessions.get(number) else {
+            return;
+        };
         if session.waiting.is_some() || now < session.not_before {
             return;
         }
@@ -249,9 +323,14 @@ impl Campaign {
             deadline: record.window.end(),
         };
         let (id, port) = (record.id.clone(), record.frag_port);
-        let what = InFlight::Fragment { session: id.number, n };
+        let what = InFlight::Fragment {
+            session: id.number,
+            n,
+        };
         let sent = self.send(what, Target::Group(id.clone()), port, payload, timing);
-        let Some(session) = self.sessions.get_mut(number) else { return };
+        let Some(session) = self.sessions.get_mut(number) else {
+            return;
+        };
         session.waiting = Some(sent);
         session.frames += 1;
         if session.resend.take().is_none() {
@@ -267,7 +346,9 @@ impl Campaign {
     /// Asks for status: by multicast, or (individually) at each device's next uplink.
     fn poll(&mut self, now: Timestamp, number: usize, kind: PollKind) {
         let unanswered = self.receiving(number).into_iter().collect();
-        let Some(session) = self.sessions.get_mut(number) else { return };
+        let Some(session) = self.sessions.get_mut(number) else {
+            return;
+        };
         session.unanswered = unanswered;
         session.heard_any = false;
         let record = &mut session.record;
@@ -277,15 +358,33 @@ impl Campaign {
         if kind == PollKind::Individual {
             let until = self.task.deadline.unwrap_or_else(|| record.window.end());
             record.phase = SessionPhase::Polling { kind, until };
-            self.due.extend(self.devices.keys().map(|dev_eui| (now, *dev_eui)));
+            self.due
+                .extend(self.devices.keys().map(|dev_eui| (now, *dev_eui)));
             return;
         }
-        record.phase = SessionPhase::Polling { kind, until: now + spread + sizing::ANSWER_SLACK };
-        let timing = Timing { answers: None, earliest: session.air_end, deadline: record.window.end() };
+        record.phase = SessionPhase::Polling {
+            kind,
+            until: now + spread + sizing::ANSWER_SLACK,
+        };
+        let timing = Timing {
+            answers: None,
+            earliest: session.air_end,
+            deadline: record.window.end(),
+        };
         let mut payload = Vec::new();
-        let request = FragSessionStatusReq { frag_index, participants: kind == PollKind::RollCall };
-        fragmentation::DownlinkCommand::FragSessionStatusReq(request).encode(record.block.version, &mut payload);
-        let sent = self.send(InFlight::Poll { session: id.number }, Target::Group(id), port, payload, timing);
+        let request = FragSessionStatusReq {
+            frag_index,
+            participants: kind == PollKind::RollCall,
+        };
+        fragmentation::DownlinkCommand::FragSessionStatusReq(request)
+            .encode(record.block.version, &mut payload);
+        let sent = self.send(
+            InFlight::Poll { session: id.number },
+            Target::Group(id),
+            port,
+            payload,
+            timing,
+        );
         if let Some(session) = self.sessions.get_mut(number) {
             session.waiting = Some(sent);
             session.frames += 1;
@@ -293,8 +392,16 @@ impl Campaign {
     }
 
     /// The answers to a poll are in: another round, a roll call, or the end.
-    fn evaluate(&mut self, now: Timestamp, number: usize, kind: PollKind, around: &mut Surroundings<'_>) {
-        let Some(session) = self.sessions.get_mut(number) else { return };
+    fn evaluate(
+        &mut self,
+        now: Timestamp,
+        number: usize,
+        kind: PollKind,
+        around: &mut Surroundings<'_>,
+    ) {
+        let Some(session) = self.sessions.get_mut(number) else {
+            return;
+        };
         let heard_any = std::mem::take(&mut session.heard_any);
         let devices = self.receiving(number);
         if devices.is_empty() {
@@ -304,8 +411,14 @@ impl Campaign {
             return;
         }
         // Nobody who answered needs anything; the others are done, or were not heard.
-        let Some(session) = self.sessions.get_mut(number) else { return };
-        session.record.roll_calls = if heard_any { 1 } else { session.record.roll_calls.saturating_add(1) };
+        let Some(session) = self.sessions.get_mut(number) else {
+            return;
+        };
+        session.record.roll_calls = if heard_any {
+            1
+        } else {
+            session.record.roll_calls.saturating_add(1)
+        };
         let ask_all = kind == PollKind::Gaps || session.record.roll_calls <= ROLL_CALLS;
         if ask_all && now + WINDOW_TAIL < session.record.window.end() {
             self.poll(now, number, PollKind::RollCall);
@@ -315,7 +428,12 @@ impl Campaign {
     }
 
     /// While devices are asked one by one: a new need opens another round at once.
-    fn evaluate_individual(&mut self, now: Timestamp, number: usize, around: &mut Surroundings<'_>) {
+    fn evaluate_individual(
+        &mut self,
+        now: Timestamp,
+        number: usize,
+        around: &mut Surroundings<'_>,
+    ) {
         let devices = self.receiving(number);
         if let Some(session) = self.sessions.get_mut(number) {
             session.heard_any = false;
@@ -335,29 +453,50 @@ impl Campaign {
         devices: &[DevEui],
         around: &mut Surroundings<'_>,
     ) -> bool {
-        let Some(session) = self.sessions.get(number) else { return false };
+        let Some(session) = self.sessions.get(number) else {
+            return false;
+        };
         let sent = fragments_sent(&session.record);
         let needs: Vec<(DevEui, u16)> = devices
             .iter()
             .filter_map(|dev_eui| {
                 let device = self.devices.get(dev_eui).filter(|d| session.is_fresh(d))?;
                 let report = device.fragments.filter(|report| report.deficit > 0)?;
-                Some((*dev_eui, sizing::repair_frames(report.deficit, loss(&report, sent), ROUND_DEVIATIONS)))
+                Some((
+                    *dev_eui,
+                    sizing::repair_frames(report.deficit, loss(&report, sent), ROUND_DEVIATIONS),
+                ))
             })
             .collect();
-        let Some(size) = needs.iter().map(|(_, frames)| *frames).max() else { return false };
+        let Some(size) = needs.iter().map(|(_, frames)| *frames).max() else {
+            return false;
+        };
         let record = &session.record;
-        let budget = sizing::coded_budget(record.block.nb_frag, self.task.options.max_redundancy_percent);
+        let budget = sizing::coded_budget(
+            record.block.nb_frag,
+            self.task.options.max_redundancy_percent,
+        );
         let left = budget.saturating_sub(record.coded_sent);
         if left == 0 || session.frames >= MAX_GROUP_FRAMES {
             for (dev_eui, _) in needs {
-                let evidence = format!("still missing fragments after {} coded ones", record_coded(self, number));
-                self.conclude(now, dev_eui, DeviceState::Failed, Some(DeviceReason::BudgetSpent), evidence);
+                let evidence = format!(
+                    "still missing fragments after {} coded ones",
+                    record_coded(self, number)
+                );
+                self.conclude(
+                    now,
+                    dev_eui,
+                    DeviceState::Failed,
+                    Some(DeviceReason::BudgetSpent),
+                    evidence,
+                );
             }
             return false;
         }
         let size = size.clamp(1, left);
-        let Some(session) = self.sessions.get_mut(number) else { return false };
+        let Some(session) = self.sessions.get_mut(number) else {
+            return false;
+        };
         session.record.coded_target = session.record.coded_sent.saturating_add(size);
         session.record.round = session.record.round.saturating_add(1);
         session.record.roll_calls = 0;
@@ -379,12 +518,22 @@ impl Campaign {
         answer: &FragSessionStatusAns,
         around: &mut Surroundings<'_>,
     ) {
-        let Some(device) = around.fleet.get(dev_eui) else { return };
+        let Some(device) = around.fleet.get(dev_eui) else {
+            return;
+        };
         let stack = device.profile.status_interpretation;
-        let Some(record) = self.devices.get(&dev_eui) else { return };
-        let Some(session) = self.session_of(record) else { return };
+        let Some(record) = self.devices.get(&dev_eui) else {
+            return;
+        };
+        let Some(session) = self.session_of(record) else {
+            return;
+        };
         let block = session.record.block;
-        if record.state != DeviceState::Receiving || answer.frag_index.is_some_and(|index| index != block.frag_index) {
+        if record.state != DeviceState::Receiving
+            || answer
+                .frag_index
+                .is_some_and(|index| index != block.frag_index)
+        {
             return;
         }
         let number = usize::from(session.record.id.number);
@@ -396,8 +545,17 @@ impl Campaign {
             return self.session_lost(now, dev_eui);
         }
         if answer.memory_error {
-            let evidence = format!("memory error after {} of {} fragments", answer.nb_frag_received, block.nb_frag);
-            return self.conclude(now, dev_eui, DeviceState::Failed, Some(DeviceReason::MemoryError), evidence);
+            let evidence = format!(
+                "memory error after {} of {} fragments",
+                answer.nb_frag_received, block.nb_frag
+            );
+            return self.conclude(
+                now,
+                dev_eui,
+                DeviceState::Failed,
+                Some(DeviceReason::MemoryError),
+                evidence,
+            );
         }
         let progress = status::interpret(
             stack,
@@ -417,7 +575,11 @@ impl Campaign {
             received: answer.nb_frag_received,
             missing: answer.missing_frag,
             deficit,
-            fragments_sent: if settled { sent } else { sent.saturating_sub(1) },
+            fragments_sent: if settled {
+                sent
+            } else {
+                sent.saturating_sub(1)
+            },
             at: now,
         };
         if let Some(record) = self.devices.get_mut(&dev_eui) {
@@ -434,33 +596,55 @@ impl Campaign {
         if progress != Progress::Complete {
             return;
         }
-        let evidence = format!("status: {} received, {} missing of {}", report.received, report.missing, block.nb_frag);
+        let evidence = format!(
+            "status: {} received, {} missing of {}",
+            report.received, report.missing, block.nb_frag
+        );
         match (version, answer.mic_error) {
             (PackageVersion::V2, true) => {
-                self.conclude(now, dev_eui, DeviceState::Failed, Some(DeviceReason::MicError), evidence);
+                self.conclude(
+                    now,
+                    dev_eui,
+                    DeviceState::Failed,
+                    Some(DeviceReason::MicError),
+                    evidence,
+                );
             }
             // Version 2 checks the MIC before it says so; TS006 may still be asked what it thinks of the image.
-            (PackageVersion::V2, false) => self.conclude(now, dev_eui, DeviceState::ReportedReceived, None, evidence),
-            (PackageVersion::V1, _) => self.conclude(now, dev_eui, DeviceState::ReportedReceived, None, evidence),
+            (PackageVersion::V2, false) => {
+                self.conclude(now, dev_eui, DeviceState::ReportedReceived, None, evidence)
+            }
+            (PackageVersion::V1, _) => {
+                self.conclude(now, dev_eui, DeviceState::ReportedReceived, None, evidence)
+            }
         }
     }
 
     /// The device has no such session any more: it is set up again for a later session.
     fn session_lost(&mut self, now: Timestamp, dev_eui: DevEui) {
-        self.reset_setup(now, dev_eui, "the fragmentation session does not exist on the device");
+        self.reset_setup(
+            now,
+            dev_eui,
+            "the fragmentation session does not exist on the device",
+        );
         self.due.insert((now, dev_eui));
     }
 
     /// The window opens: who is ready takes part, who is not gets another session.
     fn open_window(&mut self, now: Timestamp, number: usize, around: &mut Surroundings<'_>) {
-        let Some(session) = self.sessions.get(number) else { return };
+        let Some(session) = self.sessions.get(number) else {
+            return;
+        };
         let (window, continues) = (session.record.window, session.record.uncoded_sent > 0);
-        let members: Vec<(DevEui, DeviceState, SetupStage)> =
-            self.members(number).map(|d| (d.dev_eui, d.state, d.setup)).collect();
+        let members: Vec<(DevEui, DeviceState, SetupStage)> = self
+            .members(number)
+            .map(|d| (d.dev_eui, d.state, d.setup))
+            .collect();
         let ready: Vec<DevEui> = members
             .iter()
             .filter(|(_, state, setup)| {
-                setup.window == Some(window.number) && matches!(state, DeviceState::Ready | DeviceState::Receiving)
+                setup.window == Some(window.number)
+                    && matches!(state, DeviceState::Ready | DeviceState::Receiving)
             })
             .map(|(dev_eui, ..)| *dev_eui)
             .collect();
@@ -476,15 +660,25 @@ impl Campaign {
             return;
         }
         for dev_eui in &ready {
-            if self.devices.get(dev_eui).is_some_and(|d| d.state == DeviceState::Ready) {
+            if self
+                .devices
+                .get(dev_eui)
+                .is_some_and(|d| d.state == DeviceState::Ready)
+            {
                 let evidence = format!("window {} open", window.number);
                 self.conclude(now, *dev_eui, DeviceState::Receiving, None, evidence);
             }
         }
         let fleet = &around.fleet;
-        let gateways = plan::covering_gateways(ready.iter().filter_map(|d| fleet.get(*d)), around.gateways);
-        let loss = ready.iter().filter_map(|d| fleet.get(*d)?.status.loss_permille).max();
-        let Some(session) = self.sessions.get_mut(number) else { return };
+        let gateways =
+            plan::covering_gateways(ready.iter().filter_map(|d| fleet.get(*d)), around.gateways);
+        let loss = ready
+            .iter()
+            .filter_map(|d| fleet.get(*d)?.status.loss_permille)
+            .max();
+        let Some(session) = self.sessions.get_mut(number) else {
+            return;
+        };
         if !gateways.is_empty() {
             session.record.gateways = gateways;
         }
@@ -511,14 +705,23 @@ impl Campaign {
         around: &mut Surroundings<'_>,
     ) {
         let mut late = Vec::new();
-        for (dev_eui, state, _) in members.iter().filter(|(dev_eui, ..)| !ready.contains(dev_eui)) {
+        for (dev_eui, state, _) in members
+            .iter()
+            .filter(|(dev_eui, ..)| !ready.contains(dev_eui))
+        {
             if self.heard_since_start(*dev_eui, around) {
                 late.push(*dev_eui);
             } else if ready.is_empty() && *state <= DeviceState::Preparing {
                 // Nobody was heard at all: the whole session waits for another window.
             } else {
                 let evidence = "no uplink since the task began".to_owned();
-                self.conclude(now, *dev_eui, DeviceState::Silent, Some(DeviceReason::NoAnswer), evidence);
+                self.conclude(
+                    now,
+                    *dev_eui,
+                    DeviceState::Silent,
+                    Some(DeviceReason::NoAnswer),
+                    evidence,
+                );
             }
         }
         if ready.is_empty() || late.is_empty() {
@@ -529,7 +732,13 @@ impl Campaign {
         if beyond || self.sessions.len() >= MAX_SESSIONS {
             for dev_eui in late {
                 let evidence = "not set up before its window, and no later one fits".to_owned();
-                self.conclude(now, dev_eui, DeviceState::Failed, Some(DeviceReason::WindowClosed), evidence);
+                self.conclude(
+                    now,
+                    dev_eui,
+                    DeviceState::Failed,
+                    Some(DeviceReason::WindowClosed),
+                    evidence,
+                );
             }
             return;
         }
@@ -538,19 +747,32 @@ impl Campaign {
 
     /// A fresh session for devices that could not take part in `number`.
     fn follow_up(&mut self, now: Timestamp, number: usize, devices: &[DevEui], start: Timestamp) {
-        let Some(session) = self.sessions.get(number) else { return };
+        let Some(session) = self.sessions.get(number) else {
+            return;
+        };
         let next = u16::try_from(self.sessions.len()).unwrap_or(u16::MAX);
         let mut record = session.record.clone();
-        record.id = SessionId { task: self.task.id.clone(), number: next };
+        record.id = SessionId {
+            task: self.task.id.clone(),
+            number: next,
+        };
         record.phase = SessionPhase::Preparing;
-        record.window = SessionWindow { number: 0, start, time_out: record.window.time_out };
+        record.window = SessionWindow {
+            number: 0,
+            start,
+            time_out: record.window.time_out,
+        };
         (record.uncoded_sent, record.coded_sent, record.coded_target) = (0, 0, 0);
         (record.round, record.roll_calls) = (0, 0);
         self.add_session(record);
         self.changed.sessions.insert(next);
         self.request_group(usize::from(next));
         for dev_eui in devices {
-            self.reset_setup(now, *dev_eui, "not set up before its window; waits for the next one");
+            self.reset_setup(
+                now,
+                *dev_eui,
+                "not set up before its window; waits for the next one",
+            );
             if let Some(device) = self.devices.get_mut(dev_eui) {
                 device.session = Some(next);
                 device.reason = None;
@@ -562,12 +784,20 @@ impl Campaign {
     fn next_window(&mut self, now: Timestamp, number: usize, around: &mut Surroundings<'_>) {
         let members: Vec<DevEui> = self.members(number).map(|d| d.dev_eui).collect();
         let start = self.setup_ends(now, &members, around);
-        let Some(session) = self.sessions.get_mut(number) else { return };
+        let Some(session) = self.sessions.get_mut(number) else {
+            return;
+        };
         let beyond = self.task.deadline.is_some_and(|deadline| start >= deadline);
         if beyond || session.record.window.number >= MAX_WINDOWS {
             for dev_eui in members {
                 let evidence = "the window closed and no later one fits".to_owned();
-                self.conclude(now, dev_eui, DeviceState::Failed, Some(DeviceReason::WindowClosed), evidence);
+                self.conclude(
+                    now,
+                    dev_eui,
+                    DeviceState::Failed,
+                    Some(DeviceReason::WindowClosed),
+                    evidence,
+                );
             }
             return self.close_session(number);
         }
@@ -579,7 +809,11 @@ impl Campaign {
         for dev_eui in members {
             self.due.insert((now, dev_eui));
             // A device that was ready for the old window is not ready for the new one.
-            if self.devices.get(&dev_eui).is_some_and(|d| d.state == DeviceState::Ready) {
+            if self
+                .devices
+                .get(&dev_eui)
+                .is_some_and(|d| d.state == DeviceState::Ready)
+            {
                 let evidence = "its window passed; waits for the next one".to_owned();
                 self.conclude(now, dev_eui, DeviceState::Preparing, None, evidence);
             }
@@ -587,14 +821,24 @@ impl Campaign {
     }
 
     /// When devices can be expected to have confirmed another window.
-    fn setup_ends(&self, now: Timestamp, devices: &[DevEui], around: &Surroundings<'_>) -> Timestamp {
-        let interval = devices.iter().filter_map(|d| Some(around.fleet.get(*d)?.profile.uplink_interval)).max();
+    fn setup_ends(
+        &self,
+        now: Timestamp,
+        devices: &[DevEui],
+        around: &Surroundings<'_>,
+    ) -> Timestamp {
+        let interval = devices
+            .iter()
+            .filter_map(|d| Some(around.fleet.get(*d)?.profile.uplink_interval))
+            .max();
         (now + interval.unwrap_or_default() * 3 + Duration::from_secs(15)).ceil_gps_second()
     }
 
     /// No fragment will be sent in this session any more.
     pub(super) fn close_session(&mut self, number: usize) {
-        let Some(session) = self.sessions.get_mut(number) else { return };
+        let Some(session) = self.sessions.get_mut(number) else {
+            return;
+        };
         if session.record.phase != SessionPhase::Closed {
             session.record.phase = SessionPhase::Closed;
             session.waiting = None;
@@ -617,12 +861,18 @@ impl Campaign {
     }
 
     fn receiving(&self, number: usize) -> Vec<DevEui> {
-        self.members(number).filter(|d| d.state == DeviceState::Receiving).map(|d| d.dev_eui).collect()
+        self.members(number)
+            .filter(|d| d.state == DeviceState::Receiving)
+            .map(|d| d.dev_eui)
+            .collect()
     }
 }
 
 fn record_coded(campaign: &Campaign, number: usize) -> u16 {
-    campaign.sessions.get(number).map_or(0, |session| session.record.coded_sent)
+    campaign
+        .sessions
+        .get(number)
+        .map_or(0, |session| session.record.coded_sent)
 }
 
 /// Share of the fragments sent that a device did not count, 0..=0.9; half a frame of doubt on either side.
@@ -633,9 +883,12 @@ fn loss(report: &FragmentReport, sent: u16) -> f64 {
 }
 
 /// The new estimate counts as much as all earlier ones.
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between 0 and 900")]
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "between 0 and 900"
+)]
 fn blend(before: Option<u16>, loss: f64) -> u16 {
     let new = (loss * 1000.0) as u16;
     before.map_or(new, |before| before.midpoint(new))
 }
-

@@ -13,7 +13,10 @@ pub(super) fn mc_key(seed: &Key128, session: u16) -> Key128 {
 
 /// `McAddr` of a session: the network owns the leading bits, the seed gives the others. Never 0.
 pub(super) fn mc_addr(seed: &Key128, session: u16, network: super::AddressSpace) -> McAddr {
-    let super::AddressSpace { prefix, prefix_bits } = network;
+    let super::AddressSpace {
+        prefix,
+        prefix_bits,
+    } = network;
     let bytes = aes128_cmac(seed, &[b"McAddr", &session.to_le_bytes()]);
     let random = u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
     let free = u32::MAX >> u32::from(prefix_bits.clamp(1, 31));

@@ -23,9 +23,10 @@ use crate::erasure::{CodeVersion, Encoder};
 use crate::lorawan::PackageVersion;
 use crate::lorawan::identifiers::{DevEui, GatewayEui};
 use crate::record::{
-    Change, CleanupState, DeviceReason, DeviceState, DistributionSession, Downlink, DownlinkId, Fleet, Image, McGroup,
-    NetworkRequest, RebootMode, SessionId, SessionPhase, SuccessCriterion, Target, Task, TaskDevice, TaskReason,
-    TaskSnapshot, TaskState, TxReport, Uplink, UplinkRef, Wave,
+    Change, CleanupState, DeviceReason, DeviceState, DistributionSession, Downlink, DownlinkId,
+    Fleet, Image, McGroup, NetworkRequest, RebootMode, SessionId, SessionPhase, SuccessCriterion,
+    Target, Task, TaskDevice, TaskReason, TaskSnapshot, TaskState, TxReport, Uplink, UplinkRef,
+    Wave,
 };
 use crate::task::{Plan, sizing};
 use crate::time::Timestamp;
@@ -132,14 +133,9 @@ enum InFlight {
     /// To one device.
     Command(DevEui),
     /// A fragment of a session.
-    Fragment {
-        session: u16,
-        n: u16,
-    },
+    Fragment { session: u16, n: u16 },
     /// A status question to a session's group.
-    Poll {
-        session: u16,
-    },
+    Poll { session: u16 },
 }
 
 impl Campaign {
@@ -162,8 +158,9 @@ impl Campaign {
             for dev_eui in &planned.devices {
                 let mut device = TaskDevice::new(task.id.clone(), *dev_eui);
                 device.session = Some(planned.number);
-                device.version_before =
-                    fleet.get(*dev_eui).and_then(|d| d.status.version(&image.0.component));
+                device.version_before = fleet
+                    .get(*dev_eui)
+                    .and_then(|d| d.status.version(&image.0.component));
                 device.entered.insert(DeviceState::Pending, now);
                 devices.insert(*dev_eui, device);
             }
@@ -176,13 +173,26 @@ impl Campaign {
             device.entered.insert(DeviceState::Skipped, now);
             devices.insert(skipped.dev_eui, device);
         }
-        let served = devices.values().filter(|d| d.state == DeviceState::Pending).map(|d| d.dev_eui).collect();
-        let waves = vec![Wave { task: task.id.clone(), number: 0, devices: served, started_at: now, ended_at: None }];
+        let served = devices
+            .values()
+            .filter(|d| d.state == DeviceState::Pending)
+            .map(|d| d.dev_eui)
+            .collect();
+        let waves = vec![Wave {
+            task: task.id.clone(),
+            number: 0,
+            devices: served,
+            started_at: now,
+            ended_at: None,
+        }];
         let sessions = plan
             .sessions
             .iter()
             .map(|s| DistributionSession {
-                id: SessionId { task: task.id.clone(), number: s.number },
+                id: SessionId {
+                    task: task.id.clone(),
+                    number: s.number,
+                },
                 wave: 0,
                 phase: SessionPhase::Preparing,
                 region: s.region,
@@ -202,24 +212,48 @@ impl Campaign {
                 roll_calls: 0,
             })
             .collect();
-        let snapshot = TaskSnapshot { task, image, devices: devices.into_values().collect(), waves, sessions };
+        let snapshot = TaskSnapshot {
+            task,
+            image,
+            devices: devices.into_values().collect(),
+            waves,
+            sessions,
+        };
         let mut campaign = Self::restore(owner, network, snapshot);
         campaign.changed.task = true;
         campaign.changed.waves = true;
         campaign.changed.devices = campaign.devices.keys().copied().collect();
-        campaign.changed.sessions = campaign.sessions.iter().map(|s| s.record.id.number).collect();
+        campaign.changed.sessions = campaign
+            .sessions
+            .iter()
+            .map(|s| s.record.id.number)
+            .collect();
         campaign
     }
 
     /// Takes a task up again from its records. Frames of unknown fate count as sent.
     pub fn restore(owner: u32, network: AddressSpace, snapshot: TaskSnapshot) -> Self {
-        let TaskSnapshot { task, image: (image, data), devices, waves, sessions } = snapshot;
+        let TaskSnapshot {
+            task,
+            image: (image, data),
+            devices,
+            waves,
+            sessions,
+        } = snapshot;
         let devices: BTreeMap<_, _> = devices.into_iter().map(|d| (d.dev_eui, d)).collect();
         let mut campaign = Self {
             owner,
             network,
-            open: devices.values().filter(|d| !is_done(task.success, d)).map(|d| d.dev_eui).collect(),
-            uncleaned: devices.values().filter(|d| is_uncleaned(d)).map(|d| d.dev_eui).collect(),
+            open: devices
+                .values()
+                .filter(|d| !is_done(task.success, d))
+                .map(|d| d.dev_eui)
+                .collect(),
+            uncleaned: devices
+                .values()
+                .filter(|d| is_uncleaned(d))
+                .map(|d| d.dev_eui)
+                .collect(),
             due: BTreeSet::new(),
             task,
             image,
@@ -236,7 +270,11 @@ impl Campaign {
         for record in sessions {
             campaign.add_session(record);
         }
-        campaign.due = campaign.devices.keys().map(|dev_eui| (Timestamp::default(), *dev_eui)).collect();
+        campaign.due = campaign
+            .devices
+            .keys()
+            .map(|dev_eui| (Timestamp::default(), *dev_eui))
+            .collect();
         campaign
     }
 
@@ -250,9 +288,9 @@ impl Campaign {
         self.open.contains(&dev_eui) || self.uncleaned.contains(&dev_eui)
     }
 
-    /// Whether the device has been taken into the task, whatever became of it.
-    pub fn includes(&self, dev_eui: DevEui) -> bool {
-        self.devices.contains_key(&dev_eui)
+    /// All devices of the task, whatever became of them.
+    pub fn devices(&self) -> impl Iterator<Item = DevEui> {
+        self.devices.keys().copied()
     }
 
     /// The task has ended and the campaign can be dropped after its last changes are committed.
@@ -260,19 +298,22 @@ impl Campaign {
         self.task.state.is_terminal()
     }
 
-    /// The groups this campaign needs on the network; asked for after a restore.
-    pub fn groups(&self) -> Vec<McGroup> {
-        self.sessions.iter().filter(|s| s.record.phase != SessionPhase::Closed).filter_map(|s| self.group_of(s)).collect()
-    }
-
     /// Takes in what happened by `now` and decides.
-    pub fn step(&mut self, now: Timestamp, inputs: &[Input<'_>], around: &mut Surroundings<'_>) -> Step {
+    pub fn step(
+        &mut self,
+        now: Timestamp,
+        inputs: &[Input<'_>],
+        around: &mut Surroundings<'_>,
+    ) -> Step {
         if self.is_over() {
             return Step::default();
         }
         for input in inputs {
             match input {
-                Input::Uplink { uplink, window_free } => {
+                Input::Uplink {
+                    uplink,
+                    window_free,
+                } => {
                     self.hear(now, uplink, around);
                     if *window_free {
                         self.speak(now, uplink.dev_eui, Some(uplink.reference()), around);
@@ -293,7 +334,10 @@ impl Campaign {
             return None;
         }
         if self.task.state == TaskState::Scheduled {
-            return Some((self.task.prepare_after.unwrap_or_default(), Timer::PrepareAfter));
+            return Some((
+                self.task.prepare_after.unwrap_or_default(),
+                Timer::PrepareAfter,
+            ));
         }
         let sessions = self.sessions.iter().filter_map(SessionRun::wake);
         let devices = self.due.first().map(|(at, _)| (*at, Timer::DeviceDue));
@@ -328,10 +372,15 @@ impl Campaign {
 
     /// Moves the task on when all its sessions, devices or cleanups are through.
     fn settle(&mut self, now: Timestamp, around: &mut Surroundings<'_>) {
-        let distributing = self.sessions.iter().any(|s| s.record.phase != SessionPhase::Closed);
+        let distributing = self
+            .sessions
+            .iter()
+            .any(|s| s.record.phase != SessionPhase::Closed);
         let begun = self.sessions.iter().any(|s| s.record.round > 0);
         let state = match self.task.state {
-            TaskState::Preparing | TaskState::Distributing | TaskState::Completing if !distributing => {
+            TaskState::Preparing | TaskState::Distributing | TaskState::Completing
+                if !distributing =>
+            {
                 TaskState::Completing
             }
             TaskState::Preparing | TaskState::Completing if begun => TaskState::Distributing,
@@ -360,7 +409,11 @@ impl Campaign {
         if self.task.state == TaskState::Cancelling {
             self.enter(TaskState::Cancelled);
         } else {
-            if self.devices.values().all(|d| d.state == DeviceState::Skipped) {
+            if self
+                .devices
+                .values()
+                .all(|d| d.state == DeviceState::Skipped)
+            {
                 self.task.reason = Some(TaskReason::NoDevices);
             }
             self.enter(TaskState::Completed);
@@ -384,10 +437,20 @@ impl Campaign {
             self.close_session(number);
         }
         // A device that is rebooting cannot be called back: it is followed to its verdict.
-        let stopped: Vec<DevEui> =
-            self.open.iter().copied().filter(|d| self.devices[d].state != DeviceState::Rebooting).collect();
+        let stopped: Vec<DevEui> = self
+            .open
+            .iter()
+            .copied()
+            .filter(|d| self.devices[d].state != DeviceState::Rebooting)
+            .collect();
         for dev_eui in stopped {
-            self.conclude(now, dev_eui, DeviceState::Cancelled, None, "the task was cancelled".to_owned());
+            self.conclude(
+                now,
+                dev_eui,
+                DeviceState::Cancelled,
+                None,
+                "the task was cancelled".to_owned(),
+            );
         }
     }
 
@@ -401,11 +464,26 @@ impl Campaign {
             let heard = self.heard_since_start(dev_eui, around);
             let device = &self.devices[&dev_eui];
             let waits_for_answer = device.state >= DeviceState::ReportedReceived;
-            let evidence = format!("still {:?} at the deadline, {} attempts", device.state, device.attempts);
+            let evidence = format!(
+                "still {:?} at the deadline, {} attempts",
+                device.state, device.attempts
+            );
             if heard && !waits_for_answer {
-                self.conclude(now, dev_eui, DeviceState::Failed, Some(DeviceReason::WindowClosed), evidence);
+                self.conclude(
+                    now,
+                    dev_eui,
+                    DeviceState::Failed,
+                    Some(DeviceReason::WindowClosed),
+                    evidence,
+                );
             } else {
-                self.conclude(now, dev_eui, DeviceState::Silent, Some(DeviceReason::NoAnswer), evidence);
+                self.conclude(
+                    now,
+                    dev_eui,
+                    DeviceState::Silent,
+                    Some(DeviceReason::NoAnswer),
+                    evidence,
+                );
             }
         }
     }
@@ -427,7 +505,9 @@ impl Campaign {
         if !self.open.contains(&dev_eui) {
             return;
         }
-        let Some(device) = self.devices.get_mut(&dev_eui) else { return };
+        let Some(device) = self.devices.get_mut(&dev_eui) else {
+            return;
+        };
         device.state = state;
         device.reason = reason;
         device.evidence = evidence;
@@ -446,7 +526,12 @@ impl Campaign {
 
     /// When cleanup is given up: some time after the last verdict.
     fn cleanup_ends(&self) -> Timestamp {
-        let last = self.devices.values().flat_map(|d| d.entered.values()).max().copied();
+        let last = self
+            .devices
+            .values()
+            .flat_map(|d| d.entered.values())
+            .max()
+            .copied();
         last.unwrap_or_default() + self.task.options.cleanup_within
     }
 
@@ -458,16 +543,29 @@ impl Campaign {
         // Plan and records come from the same layout function, so that the parameters are good; a session that cannot be
         // encoded would be a corrupt record, and is closed without a frame.
         let encoder = Encoder::new(code, &self.data, record.block.frag_size).ok();
-        let budget = sizing::coded_budget(record.block.nb_frag, self.task.options.max_redundancy_percent);
+        let budget = sizing::coded_budget(
+            record.block.nb_frag,
+            self.task.options.max_redundancy_percent,
+        );
         self.sessions.push(SessionRun::new(record, encoder, budget));
     }
 
-    fn send(&mut self, what: InFlight, target: Target, f_port: u8, payload: Vec<u8>, timing: Timing) -> u32 {
+    fn send(
+        &mut self,
+        what: InFlight,
+        target: Target,
+        f_port: u8,
+        payload: Vec<u8>,
+        timing: Timing,
+    ) -> u32 {
         let number = self.next_number;
         self.next_number += 1;
         self.in_flight.insert(number, what);
         self.requests.push(NetworkRequest::Send(Downlink {
-            id: DownlinkId { owner: self.owner, number },
+            id: DownlinkId {
+                owner: self.owner,
+                number,
+            },
             target,
             f_port,
             payload,
@@ -503,7 +601,10 @@ impl Campaign {
             self.task.sequence += 1;
             changes.push(Change::PutTask(self.task.clone()));
         }
-        Step { changes, requests: std::mem::take(&mut self.requests) }
+        Step {
+            changes,
+            requests: std::mem::take(&mut self.requests),
+        }
     }
 }
 

@@ -10,8 +10,8 @@ use crate::lorawan::keys::{data_block_mic, encrypt_mc_key};
 use crate::lorawan::multicast_setup::{self, McGroupSetupReq, McSessionAns};
 use crate::lorawan::{PackageVersion, firmware_management, fragmentation};
 use crate::record::{
-    Capability, DeviceReason, DeviceState, FleetDevice, McGroup, NetworkRequest, Package, SessionPhase, SetupStage,
-    TaskDevice, Uplink, VersionSource,
+    Capability, DeviceReason, DeviceState, FleetDevice, McGroup, NetworkRequest, Package,
+    SessionPhase, SetupStage, TaskDevice, Uplink, VersionSource,
 };
 use crate::time::Timestamp;
 
@@ -30,7 +30,12 @@ const MAX_MC_F_CNT: u32 = 65_535;
 
 impl Campaign {
     /// What a device that is being set up has to be asked next.
-    pub(super) fn setup_command(&self, now: Timestamp, record: &TaskDevice, device: &FleetDevice) -> Option<Command> {
+    pub(super) fn setup_command(
+        &self,
+        now: Timestamp,
+        record: &TaskDevice,
+        device: &FleetDevice,
+    ) -> Option<Command> {
         let session = self.session_of(record)?;
         if session.record.phase != SessionPhase::Preparing || session.record.uncoded_sent > 0 {
             return None;
@@ -75,13 +80,15 @@ impl Campaign {
         device: &FleetDevice,
     ) -> Option<multicast_setup::DownlinkCommand> {
         let group = self.group_of(session)?;
-        Some(multicast_setup::DownlinkCommand::McGroupSetupReq(McGroupSetupReq {
-            mc_group_id: session.record.mc_group_id,
-            mc_addr: group.mc_addr,
-            mc_key_encrypted: encrypt_mc_key(&device.keys.multicast.mc_ke_key(), &group.mc_key),
-            min_mc_f_cnt: 0,
-            max_mc_f_cnt: MAX_MC_F_CNT,
-        }))
+        Some(multicast_setup::DownlinkCommand::McGroupSetupReq(
+            McGroupSetupReq {
+                mc_group_id: session.record.mc_group_id,
+                mc_addr: group.mc_addr,
+                mc_key_encrypted: encrypt_mc_key(&device.keys.multicast.mc_ke_key(), &group.mc_key),
+                min_mc_f_cnt: 0,
+                max_mc_f_cnt: MAX_MC_F_CNT,
+            },
+        ))
     }
 
     /// `FragSessionSetupReq` for a device: the session's block, with the device's own count and MIC in version 2.
@@ -96,7 +103,13 @@ impl Campaign {
             PackageVersion::V1 => [0; 4],
             PackageVersion::V2 => {
                 let key = device.keys.multicast.data_block_int_key();
-                data_block_mic(&key, record.session_cnt, block.frag_index, block.descriptor, &self.data)
+                data_block_mic(
+                    &key,
+                    record.session_cnt,
+                    block.frag_index,
+                    block.descriptor,
+                    &self.data,
+                )
             }
         };
         fragmentation::DownlinkCommand::FragSessionSetupReq(fragmentation::FragSessionSetupReq {
@@ -133,7 +146,11 @@ impl Campaign {
 
     /// Makes a session's group known to the network.
     pub(super) fn request_group(&mut self, number: usize) {
-        if let Some(group) = self.sessions.get(number).and_then(|session| self.group_of(session)) {
+        if let Some(group) = self
+            .sessions
+            .get(number)
+            .and_then(|session| self.group_of(session))
+        {
             self.requests.push(NetworkRequest::PutGroup(group));
         }
     }
@@ -147,7 +164,9 @@ impl Campaign {
         version: u8,
         around: &mut Surroundings<'_>,
     ) {
-        let Some(device) = around.fleet.get(dev_eui) else { return };
+        let Some(device) = around.fleet.get(dev_eui) else {
+            return;
+        };
         let packages = &device.profile.packages;
         let expected: Option<Package> = match identifier {
             multicast_setup::PACKAGE_IDENTIFIER => packages.multicast_setup,
@@ -156,15 +175,28 @@ impl Campaign {
             _ => None,
         };
         if let Some(status) = around.fleet.status_mut(dev_eui) {
-            status.capabilities.insert(identifier, Capability { version, at: now });
+            status
+                .capabilities
+                .insert(identifier, Capability { version, at: now });
         }
         self.answered(now, dev_eui);
-        let in_setup = self.devices.get(&dev_eui).is_some_and(|d| d.state <= DeviceState::Ready);
+        let in_setup = self
+            .devices
+            .get(&dev_eui)
+            .is_some_and(|d| d.state <= DeviceState::Ready);
         match expected {
             Some(package) if package.version.number() != version && in_setup => {
-                let evidence =
-                    format!("package {identifier} answers version {version}, profile says {}", package.version.number());
-                self.conclude(now, dev_eui, DeviceState::Failed, Some(DeviceReason::VersionMismatch), evidence);
+                let evidence = format!(
+                    "package {identifier} answers version {version}, profile says {}",
+                    package.version.number()
+                );
+                self.conclude(
+                    now,
+                    dev_eui,
+                    DeviceState::Failed,
+                    Some(DeviceReason::VersionMismatch),
+                    evidence,
+                );
             }
             _ => {}
         }
@@ -178,13 +210,21 @@ impl Campaign {
         answer: multicast_setup::McGroupSetupAns,
         around: &mut Surroundings<'_>,
     ) {
-        if !self.in_setup(dev_eui, |session| session.record.mc_group_id == answer.mc_group_id) {
+        if !self.in_setup(dev_eui, |session| {
+            session.record.mc_group_id == answer.mc_group_id
+        }) {
             return;
         }
         if answer.id_error {
             if self.is_believed(dev_eui) {
                 let evidence = "McGroupSetupAns with IDerror".to_owned();
-                self.conclude(now, dev_eui, DeviceState::Failed, Some(DeviceReason::McGroupIdError), evidence);
+                self.conclude(
+                    now,
+                    dev_eui,
+                    DeviceState::Failed,
+                    Some(DeviceReason::McGroupIdError),
+                    evidence,
+                );
             }
             return;
         }
@@ -207,8 +247,12 @@ impl Campaign {
         around: &Surroundings<'_>,
     ) {
         let dev_eui = uplink.dev_eui;
-        let Some(session) = self.devices.get(&dev_eui).and_then(|d| self.session_of(d)) else { return };
-        if session.record.phase != SessionPhase::Preparing || session.record.mc_group_id != answer.mc_group_id {
+        let Some(session) = self.devices.get(&dev_eui).and_then(|d| self.session_of(d)) else {
+            return;
+        };
+        if session.record.phase != SessionPhase::Preparing
+            || session.record.mc_group_id != answer.mc_group_id
+        {
             return;
         }
         let window = session.record.window;
@@ -229,7 +273,10 @@ impl Campaign {
         };
         let Some(time_to_start) = answer.time_to_start.filter(|_| reason.is_none()) else {
             if self.is_believed(dev_eui) {
-                let evidence = format!("McClassCSessionAns refuses: {:?}", answer.errors().collect::<Vec<_>>());
+                let evidence = format!(
+                    "McClassCSessionAns refuses: {:?}",
+                    answer.errors().collect::<Vec<_>>()
+                );
                 let reason = reason.unwrap_or(DeviceReason::McGroupUndefined);
                 self.conclude(now, dev_eui, DeviceState::Failed, Some(reason), evidence);
             }
@@ -252,9 +299,18 @@ impl Campaign {
         } else {
             format!("the device's clock is off by {} s", -off)
         };
-        let resyncs = around.fleet.get(dev_eui).is_some_and(|d| d.profile.packages.clock_sync.is_some());
+        let resyncs = around
+            .fleet
+            .get(dev_eui)
+            .is_some_and(|d| d.profile.packages.clock_sync.is_some());
         if self.is_believed(dev_eui) && now + LATEST_REQUEST >= window.start {
-            self.conclude(now, dev_eui, DeviceState::Failed, Some(DeviceReason::ClockNotSynced), evidence);
+            self.conclude(
+                now,
+                dev_eui,
+                DeviceState::Failed,
+                Some(DeviceReason::ClockNotSynced),
+                evidence,
+            );
             return;
         }
         self.update_setup(dev_eui, |setup| setup.resync = resyncs);
@@ -277,7 +333,9 @@ impl Campaign {
         answer: &fragmentation::FragSessionSetupAns,
         around: &mut Surroundings<'_>,
     ) {
-        if !self.in_setup(dev_eui, |session| session.record.block.frag_index == answer.frag_index) {
+        if !self.in_setup(dev_eui, |session| {
+            session.record.block.frag_index == answer.frag_index
+        }) {
             return;
         }
         let repeated = self.devices.get(&dev_eui).is_some_and(|d| d.tries > 1);
@@ -293,12 +351,21 @@ impl Campaign {
         }
         let refusal = [
             (answer.wrong_descriptor, DeviceReason::WrongDescriptor),
-            (answer.frag_index_unsupported, DeviceReason::FragIndexUnsupported),
+            (
+                answer.frag_index_unsupported,
+                DeviceReason::FragIndexUnsupported,
+            ),
             (answer.not_enough_memory, DeviceReason::NotEnoughMemory),
-            (answer.frag_algo_unsupported, DeviceReason::FragAlgoUnsupported),
+            (
+                answer.frag_algo_unsupported,
+                DeviceReason::FragAlgoUnsupported,
+            ),
         ];
         if let Some((_, reason)) = refusal.into_iter().find(|(set, _)| *set) {
-            let evidence = format!("FragSessionSetupAns refuses: {:?}", answer.errors().collect::<Vec<_>>());
+            let evidence = format!(
+                "FragSessionSetupAns refuses: {:?}",
+                answer.errors().collect::<Vec<_>>()
+            );
             self.conclude(now, dev_eui, DeviceState::Failed, Some(reason), evidence);
             return;
         }
@@ -313,16 +380,34 @@ impl Campaign {
     }
 
     /// The device has seen a higher count from another server: ours jumps over it, further at every refusal.
-    fn jump_session_cnt(&mut self, now: Timestamp, dev_eui: DevEui, index: usize, around: &mut Surroundings<'_>) {
+    fn jump_session_cnt(
+        &mut self,
+        now: Timestamp,
+        dev_eui: DevEui,
+        index: usize,
+        around: &mut Surroundings<'_>,
+    ) {
         if self.is_believed(dev_eui) {
-            let evidence = "FragSessionSetupAns with SessionCnt replay at every count tried".to_owned();
-            self.conclude(now, dev_eui, DeviceState::Failed, Some(DeviceReason::SessionCntReplay), evidence);
+            let evidence =
+                "FragSessionSetupAns with SessionCnt replay at every count tried".to_owned();
+            self.conclude(
+                now,
+                dev_eui,
+                DeviceState::Failed,
+                Some(DeviceReason::SessionCntReplay),
+                evidence,
+            );
             return;
         }
-        let (Some(record), Some(status)) = (self.devices.get_mut(&dev_eui), around.fleet.status_mut(dev_eui)) else {
+        let (Some(record), Some(status)) = (
+            self.devices.get_mut(&dev_eui),
+            around.fleet.status_mut(dev_eui),
+        ) else {
             return;
         };
-        let Some(next) = status.next_session_cnt.get_mut(index) else { return };
+        let Some(next) = status.next_session_cnt.get_mut(index) else {
+            return;
+        };
         *next = next.saturating_add(16).saturating_mul(4);
         record.session_cnt = *next;
         *next = next.saturating_add(1);
@@ -335,12 +420,20 @@ impl Campaign {
 
     /// Forgets what was set up on a device whose groups and sessions are gone.
     pub(super) fn reset_setup(&mut self, now: Timestamp, dev_eui: DevEui, why: &str) {
-        let Some(record) = self.devices.get_mut(&dev_eui) else { return };
+        let Some(record) = self.devices.get_mut(&dev_eui) else {
+            return;
+        };
         record.setup = SetupStage::default();
         // A new fragmentation session gets a new count.
         record.frag_cleanup = crate::record::CleanupState::NotNeeded;
         record.fragments = None;
-        self.conclude(now, dev_eui, DeviceState::Preparing, Some(DeviceReason::SessionLost), why.to_owned());
+        self.conclude(
+            now,
+            dev_eui,
+            DeviceState::Preparing,
+            Some(DeviceReason::SessionLost),
+            why.to_owned(),
+        );
     }
 
     fn in_setup(&self, dev_eui: DevEui, fits: impl Fn(&SessionRun) -> bool) -> bool {
@@ -374,8 +467,12 @@ impl Campaign {
     }
 
     fn check_ready(&mut self, now: Timestamp, dev_eui: DevEui) {
-        let Some(record) = self.devices.get(&dev_eui) else { return };
-        let Some(session) = self.session_of(record) else { return };
+        let Some(record) = self.devices.get(&dev_eui) else {
+            return;
+        };
+        let Some(session) = self.session_of(record) else {
+            return;
+        };
         let ready = record.setup.group
             && record.setup.fragmentation
             && record.setup.window == Some(session.record.window.number);

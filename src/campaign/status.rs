@@ -38,7 +38,13 @@ const AMPLE_EXTRA: u16 = 8;
 
 /// Turns the numbers of an answer into progress, as the stack that sent it means them.
 pub(crate) fn interpret(stack: StatusInterpretation, answer: Answer) -> Progress {
-    let Answer { version, received, missing, nb_frag, coded_sent } = answer;
+    let Answer {
+        version,
+        received,
+        missing,
+        nb_frag,
+        coded_sent,
+    } = answer;
     let by_count = nb_frag.saturating_sub(received);
     let missing_wide = u16::from(missing);
     match stack {
@@ -50,7 +56,11 @@ pub(crate) fn interpret(stack: StatusInterpretation, answer: Answer) -> Progress
             PackageVersion::V1 if missing == u8::MAX => Progress::Needs(missing_wide.max(by_count)),
             PackageVersion::V1 => Progress::Needs(missing_wide),
             // v2: the uncoded fragments not yet there; all of them until the block is decoded.
-            PackageVersion::V2 => Progress::Needs((by_count + USUAL_EXTRA).min(missing_wide.max(by_count)).max(1)),
+            PackageVersion::V2 => Progress::Needs(
+                (by_count + USUAL_EXTRA)
+                    .min(missing_wide.max(by_count))
+                    .max(1),
+            ),
         },
         StatusInterpretation::LoraBasicsModem => {
             let done_after_losses = missing == 0 && by_count == 0;
@@ -59,20 +69,33 @@ pub(crate) fn interpret(stack: StatusInterpretation, answer: Answer) -> Progress
             if done_after_losses || done_without_loss {
                 Progress::Complete
             } else {
-                Progress::Needs(lost_at_first_less_coded(missing_wide.max(by_count.min(255)), nb_frag, coded_sent))
+                Progress::Needs(lost_at_first_less_coded(
+                    missing_wide.max(by_count.min(255)),
+                    nb_frag,
+                    coded_sent,
+                ))
             }
         }
         StatusInterpretation::LoramacNode => {
             let done_without_loss = missing == 0 && by_count == 0;
-            let probably_done = received >= nb_frag.saturating_add(missing_wide).saturating_add(AMPLE_EXTRA);
+            let probably_done = received
+                >= nb_frag
+                    .saturating_add(missing_wide)
+                    .saturating_add(AMPLE_EXTRA);
             if done_without_loss || probably_done {
                 Progress::Complete
             } else {
-                Progress::Needs(lost_at_first_less_coded(missing_wide.max(1), nb_frag, coded_sent))
+                Progress::Needs(lost_at_first_less_coded(
+                    missing_wide.max(1),
+                    nb_frag,
+                    coded_sent,
+                ))
             }
         }
         // Zephyr: `max(0, NbFrag - received)`, which is 0 before the block can be decoded.
-        StatusInterpretation::Zephyr if missing == 0 && received >= nb_frag.saturating_add(AMPLE_EXTRA) => {
+        StatusInterpretation::Zephyr
+            if missing == 0 && received >= nb_frag.saturating_add(AMPLE_EXTRA) =>
+        {
             Progress::Complete
         }
         StatusInterpretation::Zephyr => Progress::Needs((by_count + USUAL_EXTRA).max(1)),
@@ -82,8 +105,10 @@ pub(crate) fn interpret(stack: StatusInterpretation, answer: Answer) -> Progress
 /// For stacks whose `MissingFrag` keeps the number lost in the uncoded pass: what the coded fragments sent since have not
 /// yet made good, if they were lost at the same rate.
 fn lost_at_first_less_coded(lost: u16, nb_frag: u16, coded_sent: u16) -> u16 {
-    let kept = u32::from(nb_frag.saturating_sub(lost)) * u32::from(coded_sent) / u32::from(nb_frag.max(1));
-    lost.saturating_sub(u16::try_from(kept).unwrap_or(u16::MAX)).max(1)
+    let kept =
+        u32::from(nb_frag.saturating_sub(lost)) * u32::from(coded_sent) / u32::from(nb_frag.max(1));
+    lost.saturating_sub(u16::try_from(kept).unwrap_or(u16::MAX))
+        .max(1)
 }
 
 #[cfg(test)]
@@ -91,7 +116,13 @@ mod tests {
     use super::*;
 
     fn answer(received: u16, missing: u8, coded_sent: u16) -> Answer {
-        Answer { version: PackageVersion::V1, received, missing, nb_frag: 100, coded_sent }
+        Answer {
+            version: PackageVersion::V1,
+            received,
+            missing,
+            nb_frag: 100,
+            coded_sent,
+        }
     }
 
     #[test]
@@ -105,19 +136,40 @@ mod tests {
 
     #[test]
     fn zero_missing_with_too_few_received_is_not_complete() {
-        assert_eq!(interpret(StatusInterpretation::Spec, answer(0, 0, 0)), Progress::Needs(100));
-        assert_eq!(interpret(StatusInterpretation::LoraBasicsModem, answer(0, 0, 0)), Progress::Needs(100));
+        assert_eq!(
+            interpret(StatusInterpretation::Spec, answer(0, 0, 0)),
+            Progress::Needs(100)
+        );
+        assert_eq!(
+            interpret(StatusInterpretation::LoraBasicsModem, answer(0, 0, 0)),
+            Progress::Needs(100)
+        );
     }
 
     #[test]
     fn a_saturated_count_is_read_with_the_number_received() {
-        let wide = Answer { version: PackageVersion::V1, received: 600, missing: 255, nb_frag: 1000, coded_sent: 0 };
-        assert_eq!(interpret(StatusInterpretation::Spec, wide), Progress::Needs(400));
+        let wide = Answer {
+            version: PackageVersion::V1,
+            received: 600,
+            missing: 255,
+            nb_frag: 1000,
+            coded_sent: 0,
+        };
+        assert_eq!(
+            interpret(StatusInterpretation::Spec, wide),
+            Progress::Needs(400)
+        );
     }
 
     #[test]
     fn by_the_book_v2_counts_all_receptions() {
-        let v2 = |received, missing| Answer { version: PackageVersion::V2, received, missing, nb_frag: 100, coded_sent: 10 };
+        let v2 = |received, missing| Answer {
+            version: PackageVersion::V2,
+            received,
+            missing,
+            nb_frag: 100,
+            coded_sent: 10,
+        };
         let spec = StatusInterpretation::Spec;
         assert_eq!(interpret(spec, v2(101, 0)), Progress::Complete);
         assert_eq!(interpret(spec, v2(95, 12)), Progress::Needs(7));

@@ -4,5 +4,9 @@
 //! it: receive, step, commit, transmit. [`command`] is how the edges reach it.
 
 pub mod command;
+pub mod drive;
+pub mod engine;
 
 pub use command::{Command, CommandError, Handle, NewDevice, Notice};
+pub use drive::{Clock, drive};
+pub use engine::{Engine, EngineStep};

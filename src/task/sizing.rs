@@ -65,7 +65,9 @@ pub fn first_coded(nb_frag: u16, loss_permille: u16) -> u16 {
 /// Most coded fragments a session may send: a share of `NbFrag`, and no further than `N` reaches.
 pub fn coded_budget(nb_frag: u16, max_redundancy_percent: u16) -> u16 {
     let share = u32::from(nb_frag) * u32::from(max_redundancy_percent) / 100;
-    u16::try_from(share).unwrap_or(u16::MAX).min(MAX_N.saturating_sub(nb_frag))
+    u16::try_from(share)
+        .unwrap_or(u16::MAX)
+        .min(MAX_N.saturating_sub(nb_frag))
 }
 
 /// Coded fragments that make a device with rank deficit `deficit` and loss `loss` (0..1) complete, in the mean plus
