@@ -24,9 +24,8 @@ use crate::lorawan::PackageVersion;
 use crate::lorawan::identifiers::{DevEui, GatewayEui};
 use crate::record::{
     Change, CleanupState, DeviceReason, DeviceState, DistributionSession, Downlink, DownlinkId,
-    Fleet, Image, McGroup, NetworkRequest, RebootMode, SessionId, SessionPhase, SuccessCriterion,
-    Target, Task, TaskDevice, TaskReason, TaskSnapshot, TaskState, TxReport, Uplink, UplinkRef,
-    Wave,
+    Fleet, Image, NetworkRequest, RebootMode, SessionId, SessionPhase, SuccessCriterion, Target,
+    Task, TaskDevice, TaskReason, TaskSnapshot, TaskState, TxReport, Uplink, UplinkRef, Wave,
 };
 use crate::task::{Plan, sizing};
 use crate::time::Timestamp;
