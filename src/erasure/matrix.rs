@@ -150,7 +150,7 @@ impl Generator {
         let mut x = 1 + 1001 * u32::from(n);
         let mut count = 0;
         // Seeds of rows beyond 8380 have 24 bits; the specified sum then differs from a shift register.
-        while x > STATE_MASK as u32 && count < wanted {
+        while x >> STATE_BITS != 0 && count < wanted {
             x = prbs23(x);
             count += self.set(x, row);
         }
