@@ -249,6 +249,21 @@ mod tests {
         }
     }
 
+    /// Every row is complete after one period at the latest.
+    #[test]
+    fn register_runs_through_all_states() {
+        let mut x = 1;
+        let mut steps = 0;
+        loop {
+            x = prbs23(x);
+            steps += 1;
+            if x == 1 {
+                break;
+            }
+        }
+        assert_eq!(steps, (1 << STATE_BITS) - 1);
+    }
+
     #[test]
     fn cache_holds_the_same_rows() {
         let matrix = Matrix::new(CodeVersion::V2, 300).unwrap();
