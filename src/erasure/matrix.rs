@@ -39,7 +39,7 @@ pub fn matrix_row(
 /// The parity matrix for one `nb_frag`: rows are made when first asked for and then kept.
 ///
 /// Rows depend on nothing but version, `nb_frag` and `n`, so one `Arc<Matrix>` serves every encoder and decoder of a
-/// session. At most `(16383 - nb_frag) * nb_frag / 8` bytes, 7.2 MB at the worst `nb_frag` that has rows to fill it.
+/// session. At most `(16383 - nb_frag) * nb_frag / 8` bytes, 8.4 MB for the worst `nb_frag`, 8191.
 #[derive(Debug)]
 pub struct Matrix {
     generator: Generator,
