@@ -17,6 +17,8 @@ pub mod multicast_setup;
 mod package;
 pub mod region;
 
+pub use package::PackageVersionAns;
+
 use serde::{Deserialize, Serialize};
 
 /// Version of an application-layer package's specification.

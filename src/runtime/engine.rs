@@ -165,6 +165,16 @@ impl<N: Network> Engine<N> {
         &self.network
     }
 
+    /// The network, to be changed from outside by tests and simulations.
+    pub fn network_mut(&mut self) -> &mut N {
+        &mut self.network
+    }
+
+    /// The fleet, to be changed from outside by tests and simulations.
+    pub fn fleet_mut(&mut self) -> &mut Fleet {
+        &mut self.fleet
+    }
+
     fn heard(&mut self, now: Timestamp, uplink: Uplink, turn: &mut Turn) {
         let Some(status) = self.fleet.status_mut(uplink.dev_eui) else {
             return;

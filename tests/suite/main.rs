@@ -2,5 +2,6 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod campaign;
 mod frames_foreign;
 mod golden_erasure;
