@@ -27,6 +27,8 @@ pub(super) struct Talk {
     pub(super) acknowledge: bool,
     /// Errors the device answered to the same command.
     pub(super) errors: u8,
+    /// Times the device's clock was off.
+    pub(super) clock_errors: u8,
 }
 
 /// Something to ask a device.
@@ -122,6 +124,7 @@ impl Campaign {
                 *talk = Talk {
                     asked: Some(command),
                     acknowledge: talk.acknowledge,
+                    clock_errors: talk.clock_errors,
                     ..Talk::default()
                 };
                 record.tries = 0;
@@ -133,19 +136,56 @@ impl Campaign {
         }
     }
 
-    /// Speaks to the devices that listen continuously and whose time has come.
-    pub(super) fn speak_to_listeners(&mut self, now: Timestamp, around: &mut Surroundings<'_>) {
+    /// Sees to the devices whose time has come: speaks to those that listen continuously, and stops waiting for those that
+    /// have to be heard to go on and were not.
+    pub(super) fn see_to_due(&mut self, now: Timestamp, around: &mut Surroundings<'_>) {
         while let Some((at, dev_eui)) = self.due.first().copied().filter(|(at, _)| *at <= now) {
             self.due.remove(&(at, dev_eui));
-            if self.concerns(dev_eui)
-                && around
-                    .fleet
-                    .get(dev_eui)
-                    .is_some_and(|d| d.profile.always_class_c)
-            {
+            let Some(device) = around.fleet.get(dev_eui).filter(|_| self.concerns(dev_eui)) else {
+                continue;
+            };
+            let listens = device.profile.always_class_c;
+            self.check_silence(now, dev_eui, device);
+            if listens {
                 self.speak(now, dev_eui, None, around);
             }
         }
+    }
+
+    /// A device that has the image and is not heard for several of its intervals is not waited for until the deadline.
+    fn check_silence(&mut self, now: Timestamp, dev_eui: DevEui, device: &FleetDevice) {
+        let Some(record) = self
+            .devices
+            .get(&dev_eui)
+            .filter(|_| self.open.contains(&dev_eui))
+        else {
+            return;
+        };
+        let waits = matches!(
+            record.state,
+            DeviceState::ReportedReceived | DeviceState::Verified | DeviceState::Rebooting
+        );
+        let entered = record
+            .entered
+            .get(&record.state)
+            .copied()
+            .max(record.reboot_at);
+        let Some(since) = entered.max(device.status.last_seen).filter(|_| waits) else {
+            return;
+        };
+        let patience = silence(device);
+        if now < since + patience {
+            self.due.insert((since + patience, dev_eui));
+            return;
+        }
+        let evidence = format!("{:?}, and not heard since {since}", record.state);
+        self.conclude(
+            now,
+            dev_eui,
+            DeviceState::Silent,
+            Some(DeviceReason::NoAnswer),
+            evidence,
+        );
     }
 
     fn say(
@@ -449,6 +489,7 @@ impl Campaign {
             command.name(),
             self.task.options.max_attempts
         );
+        let noted = self.devices.get(&dev_eui).and_then(|d| d.reason);
         match command {
             Command::DeleteFragSession | Command::DeleteGroup => {
                 self.leave(dev_eui, command, around)
@@ -456,6 +497,21 @@ impl Campaign {
             // The device may have rebooted without a word; its version will tell.
             Command::Reboot => self.rebooting(now, dev_eui, Duration::ZERO, evidence, around),
             Command::Acknowledge => self.answered(now, dev_eui),
+            Command::Resync => {
+                self.conclude(
+                    now,
+                    dev_eui,
+                    DeviceState::Failed,
+                    Some(DeviceReason::ClockNotSynced),
+                    evidence,
+                );
+            }
+            // It answered each time, and had no image each time.
+            Command::CheckImage if noted == Some(DeviceReason::ImageRejected) => {
+                let evidence =
+                    "DevUpgradeImageAns: no image, however often it was asked".to_owned();
+                self.conclude(now, dev_eui, DeviceState::Failed, noted, evidence);
+            }
             _ => self.conclude(
                 now,
                 dev_eui,
@@ -465,6 +521,11 @@ impl Campaign {
             ),
         }
     }
+}
+
+/// How long a device may be silent before it is taken to be gone: several of its intervals.
+pub(super) fn silence(device: &FleetDevice) -> Duration {
+    (device.profile.uplink_interval * 5).max(Duration::from_secs(60))
 }
 
 fn cleanup_command(record: &TaskDevice) -> Option<Command> {

@@ -25,6 +25,7 @@ use crate::record::{
 use crate::task::{plan, sizing};
 use crate::time::Timestamp;
 
+use super::conversation::silence;
 use super::status::{self, Answer, Progress};
 use super::{Campaign, InFlight, Surroundings, Timer, Timing};
 
@@ -32,7 +33,7 @@ use super::{Campaign, InFlight, Surroundings, Timer, Timing};
 const ROUND_DEVIATIONS: f64 = 0.7;
 /// Before a frame the network refused is tried again, and while no gateway is there.
 const REFUSED_PAUSE: Duration = Duration::from_millis(500);
-/// Roll calls by multicast without any new answer before devices are asked one by one.
+/// Roll calls by multicast before devices are asked one by one.
 const ROLL_CALLS: u8 = 2;
 /// Frames one group may send: the counter must not reach 16 bits.
 const MAX_GROUP_FRAMES: u32 = 65_000;
@@ -315,7 +316,7 @@ impl Campaign {
         };
         let payload = next.and_then(|n| Some((n, session.fragment(n)?)));
         let Some((n, payload)) = payload else {
-            return self.poll(now, number, PollKind::Gaps);
+            return self.poll(now, number, PollKind::Gaps, around);
         };
         let timing = Timing {
             answers: None,
@@ -344,8 +345,14 @@ impl Campaign {
     }
 
     /// Asks for status: by multicast, or (individually) at each device's next uplink.
-    fn poll(&mut self, now: Timestamp, number: usize, kind: PollKind) {
-        let unanswered = self.receiving(number).into_iter().collect();
+    fn poll(&mut self, now: Timestamp, number: usize, kind: PollKind, around: &Surroundings<'_>) {
+        let unanswered: BTreeSet<DevEui> = self.receiving(number).into_iter().collect();
+        let silence = unanswered
+            .iter()
+            .filter_map(|d| around.fleet.get(*d))
+            .map(silence)
+            .max();
+        let silence = silence.unwrap_or(sizing::ANSWER_SLACK);
         let Some(session) = self.sessions.get_mut(number) else {
             return;
         };
@@ -356,8 +363,10 @@ impl Campaign {
         let (id, port, frag_index) = (record.id.clone(), record.frag_port, record.block.frag_index);
         self.changed.sessions.insert(id.number);
         if kind == PollKind::Individual {
-            let until = self.task.deadline.unwrap_or_else(|| record.window.end());
-            record.phase = SessionPhase::Polling { kind, until };
+            record.phase = SessionPhase::Polling {
+                kind,
+                until: now + silence,
+            };
             self.due
                 .extend(self.devices.keys().map(|dev_eui| (now, *dev_eui)));
             return;
@@ -411,19 +420,41 @@ impl Campaign {
             return;
         }
         // Nobody who answered needs anything; the others are done, or were not heard.
+        if kind == PollKind::Individual {
+            self.end_silent(now, number, around);
+        }
         let Some(session) = self.sessions.get_mut(number) else {
             return;
         };
-        session.record.roll_calls = if heard_any {
-            1
+        session.record.roll_calls = session.record.roll_calls.saturating_add(1);
+        let spread = fragmentation::block_ack_delay_max(session.record.block.block_ack_delay);
+        let in_window = now + spread < session.record.window.end();
+        // A first roll call finds most; another pays where waiting for each device's uplink takes longer.
+        let unsure = devices.iter().filter_map(|d| around.fleet.get(*d));
+        let interval = unsure
+            .map(|d| d.profile.uplink_interval)
+            .max()
+            .unwrap_or_default();
+        let again = heard_any && session.record.roll_calls <= ROLL_CALLS && interval > spread;
+        if in_window && (kind == PollKind::Gaps || (kind == PollKind::RollCall && again)) {
+            self.poll(now, number, PollKind::RollCall, around);
         } else {
-            session.record.roll_calls.saturating_add(1)
-        };
-        let ask_all = kind == PollKind::Gaps || session.record.roll_calls <= ROLL_CALLS;
-        if ask_all && now + WINDOW_TAIL < session.record.window.end() {
-            self.poll(now, number, PollKind::RollCall);
-        } else {
-            self.poll(now, number, PollKind::Individual);
+            self.poll(now, number, PollKind::Individual, around);
+        }
+    }
+
+    /// Devices that were to be asked at their next uplink and had none for several of their intervals.
+    fn end_silent(&mut self, now: Timestamp, number: usize, around: &Surroundings<'_>) {
+        for dev_eui in self.receiving(number) {
+            let Some(device) = around.fleet.get(dev_eui) else {
+                continue;
+            };
+            let seen = device.status.last_seen.unwrap_or_default();
+            if now >= seen + silence(device) {
+                let evidence = format!("receiving, and not heard since {seen}");
+                let reason = Some(DeviceReason::NoAnswer);
+                self.conclude(now, dev_eui, DeviceState::Silent, reason, evidence);
+            }
         }
     }
 

@@ -47,7 +47,7 @@ pub struct Campaign {
     open: BTreeSet<DevEui>,
     /// Devices with something left to delete.
     uncleaned: BTreeSet<DevEui>,
-    /// Devices that take part in the task, by what they listen to: those that can be spoken to at any time, when next.
+    /// When to look after a device without having heard it.
     due: BTreeSet<(Timestamp, DevEui)>,
     talks: BTreeMap<DevEui, Talk>,
     in_flight: BTreeMap<u32, InFlight>,
@@ -111,7 +111,7 @@ pub enum Timer {
     FragmentDue,
     /// No more answers to a poll are expected.
     AnswersOver,
-    /// A device that listens continuously can be spoken to.
+    /// A device can be spoken to, or has been silent for too long.
     DeviceDue,
     /// The task gives up.
     Deadline,
@@ -365,7 +365,7 @@ impl Campaign {
         for number in 0..self.sessions.len() {
             self.advance_session(now, number, around);
         }
-        self.speak_to_listeners(now, around);
+        self.see_to_due(now, around);
         self.settle(now, around);
     }
 

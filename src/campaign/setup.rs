@@ -23,6 +23,8 @@ use super::{Campaign, Surroundings, keys};
 const LATEST_REQUEST: Duration = Duration::from_secs(3);
 /// How far `TimeToStart` may be from what it should be: seconds of queueing and of rounding, not a wrong clock.
 const CLOCK_TOLERANCE_S: i64 = 3;
+/// Session answers with a wrong clock before the device is given up: each followed a chance to get the time.
+const CLOCK_ERRORS: u8 = 5;
 /// Error answers to one command before the device is believed. LoRaMac-node answers IDerror while its radio is busy.
 const BELIEVED_ERRORS: u8 = 3;
 /// Highest counter of a group: devices see 16 bits and cannot follow a roll-over.
@@ -303,14 +305,11 @@ impl Campaign {
             .fleet
             .get(dev_eui)
             .is_some_and(|d| d.profile.packages.clock_sync.is_some());
-        if self.is_believed(dev_eui) && now + LATEST_REQUEST >= window.start {
-            self.conclude(
-                now,
-                dev_eui,
-                DeviceState::Failed,
-                Some(DeviceReason::ClockNotSynced),
-                evidence,
-            );
+        let talk = self.talks.entry(dev_eui).or_default();
+        talk.clock_errors = talk.clock_errors.saturating_add(1);
+        if talk.clock_errors > CLOCK_ERRORS {
+            let reason = Some(DeviceReason::ClockNotSynced);
+            self.conclude(now, dev_eui, DeviceState::Failed, reason, evidence);
             return;
         }
         self.update_setup(dev_eui, |setup| setup.resync = resyncs);

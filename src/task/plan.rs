@@ -179,10 +179,7 @@ pub fn plan(request: &PlanRequest<'_>) -> Result<Plan, PlanError> {
         .max()
         .unwrap_or(prepare_at);
     let finish_at = last_window + completion;
-    let deadline = request
-        .task
-        .deadline
-        .unwrap_or(finish_at + completion + setup + Duration::from_secs(600));
+    let deadline = request.task.deadline.unwrap_or(finish_at + slack(request));
     if finish_at > deadline {
         let message = format!("expected finish {finish_at} is later");
         return Err(PlanError::Field {
@@ -501,6 +498,12 @@ fn setup_time<'a>(devices: impl Iterator<Item = &'a FleetDevice>) -> Duration {
     }
     // One gateway hands over a few set-up frames a second.
     longest + Duration::from_millis(500) * count
+}
+
+/// From the expected finish to the deadline where none is given: ten uplink intervals, at least an hour.
+fn slack(request: &PlanRequest<'_>) -> Duration {
+    let intervals = request.devices.iter().map(|d| d.profile.uplink_interval);
+    (intervals.max().unwrap_or_default() * 10).max(Duration::from_secs(3600))
 }
 
 /// From the last fragment to the last verdict.
