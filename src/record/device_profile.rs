@@ -44,6 +44,10 @@ pub struct DeviceProfile {
 /// LoRaWAN link-layer version of the devices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum LorawanVersion {
+    /// LoRaWAN 1.0.0.
+    V1_0_0,
+    /// LoRaWAN 1.0.1.
+    V1_0_1,
     /// LoRaWAN 1.0.2.
     V1_0_2,
     /// LoRaWAN 1.0.3.

@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::lorawan::identifiers::GatewayEui;
+use crate::lorawan::region::Region;
 use crate::time::Timestamp;
 
 /// A gateway as the API shows it. Gateways belong to the network, which tenants share.
@@ -24,6 +25,8 @@ pub struct GatewaySettings {
     pub eui: GatewayEui,
     /// Free text for people.
     pub display_name: String,
+    /// Regional parameters it works by; never changes.
+    pub region: Region,
     /// Where it stands, if known.
     pub position: Option<Position>,
     /// Antenna gain, dBi; added to the conducted power to give EIRP.

@@ -8,9 +8,9 @@ use std::future::Future;
 
 use crate::lorawan::identifiers::{DevEui, GatewayEui};
 use crate::record::{
-    Activation, Change, Device, DeviceProfile, DeviceReason, DeviceState, DistributionSession,
-    Gateway, Image, MulticastGroup, RequestRecord, SessionId, Sha256, Snapshot, StateCounts, Task,
-    TaskDevice, TaskId, TaskSnapshot, TaskState, TenantId, Wave,
+    Activation, Change, Device, DeviceKeys, DeviceProfile, DeviceReason, DeviceState,
+    DistributionSession, Gateway, Image, MulticastGroup, RequestRecord, SessionId, Sha256,
+    Snapshot, StateCounts, Task, TaskDevice, TaskId, TaskSnapshot, TaskState, TenantId, Wave,
 };
 
 /// Why a store operation did not succeed.
@@ -39,7 +39,7 @@ pub type Result<T> = std::result::Result<T, StoreError>;
 /// What the one writer needs.
 pub trait Store {
     /// Writes all changes in order, or none. On `Ok` they survive a crash of the process and of the machine.
-    fn commit(&self, changes: &[Change]) -> impl Future<Output = Result<()>>;
+    fn commit(&self, changes: &[Change]) -> impl Future<Output = Result<()>> + Send;
 
     /// Everything the machines of the network are restored from: all devices and gateways, and the active tasks.
     fn snapshot(&self) -> impl Future<Output = Result<Snapshot>>;
@@ -123,6 +123,11 @@ pub trait Catalog: Store + Send + Sync + 'static {
         filter: &DeviceFilter,
         page: &Page,
     ) -> impl Future<Output = Result<Vec<Device>>> + Send;
+    /// The secrets of one device. They are for the runtime and the planner, not for answers.
+    fn device_keys(
+        &self,
+        dev_eui: DevEui,
+    ) -> impl Future<Output = Result<Option<DeviceKeys>>> + Send;
     /// Activation of one device. Secrets are in it: it is for the runtime, not for answers.
     fn activation(&self, dev_eui: DevEui) -> impl Future<Output = Result<Activation>> + Send;
 
