@@ -257,13 +257,15 @@ impl Campaign {
 
     /// The answer to the outstanding command came: the next one may follow at once.
     pub(super) fn answered(&mut self, now: Timestamp, dev_eui: DevEui) {
+        let Some(record) = self.devices.get_mut(&dev_eui) else {
+            return;
+        };
         if let Some(talk) = self.talks.get_mut(&dev_eui) {
-            talk.asked = None;
+            let asked = talk.asked.take().is_some();
+            record.commands_answered += u32::from(asked);
             talk.errors = 0;
         }
-        if let Some(record) = self.devices.get_mut(&dev_eui) {
-            record.tries = 0;
-        }
+        record.tries = 0;
         self.due.insert((now, dev_eui));
     }
 

@@ -18,9 +18,9 @@ use crate::lorawan::fragmentation::{
 };
 use crate::lorawan::identifiers::DevEui;
 use crate::record::{
-    DeviceReason, DeviceState, DistributionSession, FragmentReport, NetworkRequest, PollKind,
-    SessionId, SessionPhase, SessionWindow, SetupStage, Target, TaskDevice, TxOutcome, TxReport,
-    fragments_sent,
+    DeviceReason, DeviceState, DistributionSession, Fleet, FragmentReport, NetworkRequest,
+    PollKind, SessionId, SessionPhase, SessionWindow, SetupStage, Target, TaskDevice, TxOutcome,
+    TxReport, fragments_sent,
 };
 use crate::task::{plan, sizing};
 use crate::time::Timestamp;
@@ -37,6 +37,9 @@ const REFUSED_PAUSE: Duration = Duration::from_millis(500);
 const ROLL_CALLS: u8 = 2;
 /// Frames one group may send: the counter must not reach 16 bits.
 const MAX_GROUP_FRAMES: u32 = 65_000;
+/// Up to so many devices all are asked at once: a poll of those with gaps would save few answers and leave the silent ones
+/// unknown, which costs another poll.
+const ROLL_CALL_GROUP: usize = 50;
 /// Windows and sessions a task may open after the first.
 const MAX_WINDOWS: u8 = 16;
 const MAX_SESSIONS: usize = 32;
@@ -316,7 +319,13 @@ impl Campaign {
         };
         let payload = next.and_then(|n| Some((n, session.fragment(n)?)));
         let Some((n, payload)) = payload else {
-            return self.poll(now, number, PollKind::Gaps, around);
+            let few = self.receiving(number).len() <= ROLL_CALL_GROUP;
+            let kind = if few {
+                PollKind::RollCall
+            } else {
+                PollKind::Gaps
+            };
+            return self.poll(now, number, kind, around);
         };
         let timing = Timing {
             answers: None,
@@ -703,10 +712,7 @@ impl Campaign {
         let fleet = &around.fleet;
         let gateways =
             plan::covering_gateways(ready.iter().filter_map(|d| fleet.get(*d)), around.gateways);
-        let loss = ready
-            .iter()
-            .filter_map(|d| fleet.get(*d)?.status.loss_permille)
-            .max();
+        let loss = self.expected_loss(&ready, fleet);
         let Some(session) = self.sessions.get_mut(number) else {
             return;
         };
@@ -717,13 +723,31 @@ impl Campaign {
         session.not_before = now;
         if !continues {
             session.record.round = 1;
-            session.record.coded_target = sizing::first_coded(
-                session.record.block.nb_frag,
-                loss.unwrap_or(sizing::UNKNOWN_LOSS_PERMILLE),
-            );
+            session.record.coded_target = sizing::first_coded(session.record.block.nb_frag, loss);
         }
         self.changed.sessions.insert(session.record.id.number);
         self.request_group(number);
+    }
+
+    /// Loss the median device of a session is expected to have, permille: as it was in earlier tasks, else as the set-up
+    /// just showed. A command and its answer are two frames, each lost alike.
+    fn expected_loss(&self, ready: &[DevEui], fleet: &Fleet) -> u16 {
+        let mut known: Vec<u16> = ready
+            .iter()
+            .filter_map(|d| fleet.get(*d)?.status.loss_permille)
+            .collect();
+        known.sort_unstable();
+        if let Some(median) = known
+            .get(known.len() / 2)
+            .filter(|_| known.len() * 2 >= ready.len())
+        {
+            return *median;
+        }
+        let records = ready.iter().filter_map(|d| self.devices.get(d));
+        let (sends, answers) = records.fold((0, 0), |(sends, answers), d| {
+            (sends + d.attempts, answers + d.commands_answered)
+        });
+        sizing::loss_of_exchanges(sends, answers)
     }
 
     /// Devices that are not ready when fragments begin: those never heard have ended, the others get a session of their own.

@@ -18,7 +18,7 @@ pub const FRAME_GAP: Duration = Duration::from_micros(42_500);
 /// After `SessionTime` before the first frame: devices' clocks are good to a second or two.
 pub const WINDOW_GUARD: Duration = Duration::from_secs(2);
 /// Beyond 2^(BlockAckDelay+4): processing on the device, air time and the way to the server.
-pub const ANSWER_SLACK: Duration = Duration::from_secs(5);
+pub const ANSWER_SLACK: Duration = Duration::from_secs(4);
 /// Loss assumed of a fleet nobody has measured yet, permille.
 pub const UNKNOWN_LOSS_PERMILLE: u16 = 20;
 /// Receptions beyond the number lost until random rows have full rank, in the mean.
@@ -60,6 +60,16 @@ pub fn frame_airtime(region: Region, data_rate: u8, payload: usize) -> Option<Du
 pub fn first_coded(nb_frag: u16, loss_permille: u16) -> u16 {
     let p = f64::from(loss_permille.min(900)) / 1000.0;
     ceil_u16(f64::from(nb_frag) * p / (1.0 - p) + if p > 0.0 { 1.0 } else { 0.0 })
+}
+
+/// Loss of one frame, permille, from commands sent and answers heard; few of them say little, and count with a few
+/// frames of the usual loss.
+pub fn loss_of_exchanges(sends: u32, answers: u32) -> u16 {
+    const DOUBT: f64 = 5.0;
+    let usual = 1.0 - f64::from(UNKNOWN_LOSS_PERMILLE) / 1000.0;
+    let (sends, answers) = (f64::from(sends), f64::from(answers.min(sends)));
+    let share = (answers + DOUBT * usual * usual) / (sends + DOUBT);
+    ceil_u16((1.0 - share.sqrt()) * 1000.0).min(900)
 }
 
 /// Most coded fragments a session may send: a share of `NbFrag`, and no further than `N` reaches.
@@ -153,6 +163,13 @@ mod tests {
         assert_eq!(time_out(Duration::from_secs(100)), 7);
         assert_eq!(time_out(Duration::from_secs(128)), 7);
         assert_eq!(time_out(Duration::from_secs(1 << 20)), 15);
+    }
+
+    #[test]
+    fn set_up_shows_the_loss() {
+        let permille = loss_of_exchanges(100, 81);
+        assert!((90..=105).contains(&permille), "{permille}");
+        assert!(loss_of_exchanges(0, 0) <= UNKNOWN_LOSS_PERMILLE + 1);
     }
 
     #[test]

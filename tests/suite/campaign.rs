@@ -494,6 +494,7 @@ impl Bench {
         let gateway = GatewaySettings {
             eui: GATEWAY,
             display_name: String::new(),
+            region: Region::Eu868,
             position: None,
             antenna_gain_dbi: 0.0,
             cable_loss_db: 0.0,
