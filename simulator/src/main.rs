@@ -1,0 +1,2 @@
+//! fuota-sim
+fn main() {}
