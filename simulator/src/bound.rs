@@ -51,7 +51,8 @@ fn needs(nb_frag: u32, loss: f64) -> Vec<f64> {
             }
             needs[j] += weight * share;
         }
-        ln_weight += ((m - f64::from(lost)) / f64::from(lost + 1)).ln() + (loss / (1.0 - loss)).ln();
+        ln_weight +=
+            ((m - f64::from(lost)) / f64::from(lost + 1)).ln() + (loss / (1.0 - loss)).ln();
         lost += 1;
     }
     needs
@@ -120,7 +121,8 @@ fn probability_done(needs: &[f64], coded: u32, loss: f64) -> f64 {
         let index = usize::try_from(received).unwrap_or(usize::MAX);
         met += needs.get(index).copied().unwrap_or(0.0);
         done += ln_weight.exp() * met;
-        ln_weight += ((n - f64::from(received)) / f64::from(received + 1)).ln() + ((1.0 - loss) / loss).ln();
+        ln_weight +=
+            ((n - f64::from(received)) / f64::from(received + 1)).ln() + ((1.0 - loss) / loss).ln();
     }
     done.clamp(0.0, 1.0)
 }
@@ -131,7 +133,10 @@ mod tests {
 
     fn assert_near(nb_frag: u32, loss: f64, devices: u32, published: f64) {
         let frames = expected_frames(nb_frag, loss, devices);
-        assert!((frames / published - 1.0).abs() < 0.006, "{nb_frag} {loss} {devices}: {frames} vs {published}");
+        assert!(
+            (frames / published - 1.0).abs() < 0.006,
+            "{nb_frag} {loss} {devices}: {frames} vs {published}"
+        );
     }
 
     #[test]

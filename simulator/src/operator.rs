@@ -65,7 +65,10 @@ impl Operator {
             .connect_timeout(Duration::from_secs(2))
             .http2_keep_alive_interval(Duration::from_secs(5))
             .keep_alive_timeout(Duration::from_secs(5));
-        Ok(Self { channel: endpoint.connect_lazy(), run: run.to_owned() })
+        Ok(Self {
+            channel: endpoint.connect_lazy(),
+            run: run.to_owned(),
+        })
     }
 
     /// Enters gateways.
@@ -79,7 +82,9 @@ impl Operator {
                 request_id: self.request_id(&format!("gateway-{}", gateway.eui)),
             };
             retry(async || {
-                GatewayServiceClient::new(self.channel.clone()).create_gateway(request.clone()).await
+                GatewayServiceClient::new(self.channel.clone())
+                    .create_gateway(request.clone())
+                    .await
             })
             .await
             .with_context(|| format!("gateway {}", gateway.eui))?;
@@ -112,15 +117,18 @@ impl Operator {
     /// # Errors
     /// The server refuses any of them.
     pub async fn create_devices(&self, devices: Vec<EndDevice>) -> Result<Vec<String>> {
-        let requests = devices
-            .into_iter()
-            .map(|device| CreateDeviceRequest { device: Some(device), request_id: String::new() });
+        let requests = devices.into_iter().map(|device| CreateDeviceRequest {
+            device: Some(device),
+            request_id: String::new(),
+        });
         let request = BatchCreateDevicesRequest {
             requests: requests.collect(),
             request_id: self.request_id("devices"),
         };
         let made = retry(async || {
-            DeviceServiceClient::new(self.channel.clone()).batch_create_devices(request.clone()).await
+            DeviceServiceClient::new(self.channel.clone())
+                .batch_create_devices(request.clone())
+                .await
         })
         .await
         .context("devices")?;
@@ -137,16 +145,24 @@ impl Operator {
     /// # Errors
     /// The server refuses it.
     pub async fn upload(&self, metadata: &ImageMetadata, bytes: &[u8]) -> Result<Image> {
-        let metadata = ImageMetadata { request_id: self.request_id("image"), ..metadata.clone() };
+        let metadata = ImageMetadata {
+            request_id: self.request_id("image"),
+            ..metadata.clone()
+        };
         let head = upload_image_request::Data::Metadata(metadata);
         let chunks = bytes
             .chunks(CHUNK)
             .map(|chunk| upload_image_request::Data::Chunk(chunk.to_vec().into()));
-        let parts: Vec<UploadImageRequest> =
-            [head].into_iter().chain(chunks).map(|data| UploadImageRequest { data: Some(data) }).collect();
+        let parts: Vec<UploadImageRequest> = [head]
+            .into_iter()
+            .chain(chunks)
+            .map(|data| UploadImageRequest { data: Some(data) })
+            .collect();
         retry(async || {
             let stream = tokio_stream::iter(parts.clone());
-            ImageServiceClient::new(self.channel.clone()).upload_image(stream).await
+            ImageServiceClient::new(self.channel.clone())
+                .upload_image(stream)
+                .await
         })
         .await
         .context("image")
@@ -156,7 +172,12 @@ impl Operator {
     ///
     /// # Errors
     /// The server refuses it.
-    pub async fn run_task(&self, id: &str, task: &FuotaTask, devices: Vec<String>) -> Result<FuotaTask> {
+    pub async fn run_task(
+        &self,
+        id: &str,
+        task: &FuotaTask,
+        devices: Vec<String>,
+    ) -> Result<FuotaTask> {
         let request = CreateTaskRequest {
             task: Some(task.clone()),
             task_id: id.to_owned(),
@@ -165,7 +186,9 @@ impl Operator {
             ..CreateTaskRequest::default()
         };
         let made = retry(async || {
-            TaskServiceClient::new(self.channel.clone()).create_task(request.clone()).await
+            TaskServiceClient::new(self.channel.clone())
+                .create_task(request.clone())
+                .await
         })
         .await
         .context("create task")?;
@@ -174,9 +197,13 @@ impl Operator {
             request_id: self.request_id("start"),
             ..StartTaskRequest::default()
         };
-        retry(async || TaskServiceClient::new(self.channel.clone()).start_task(start.clone()).await)
-            .await
-            .context("start task")
+        retry(async || {
+            TaskServiceClient::new(self.channel.clone())
+                .start_task(start.clone())
+                .await
+        })
+        .await
+        .context("start task")
     }
 
     /// Follows a task to its end, through any number of broken connections. `seen` is called after every change.
@@ -187,8 +214,13 @@ impl Operator {
         let mut progress = Progress::default();
         let mut last = 0;
         while !progress.is_over() {
-            let request = WatchTaskRequest { name: name.to_owned(), resume_after_sequence: last };
-            let call = TaskServiceClient::new(self.channel.clone()).watch_task(request).await;
+            let request = WatchTaskRequest {
+                name: name.to_owned(),
+                resume_after_sequence: last,
+            };
+            let call = TaskServiceClient::new(self.channel.clone())
+                .watch_task(request)
+                .await;
             let mut stream = match call {
                 Ok(stream) => stream.into_inner(),
                 Err(status) if is_passing(&status) => {
@@ -219,8 +251,15 @@ impl Operator {
     /// # Errors
     /// The server does not know it.
     pub async fn task(&self, name: &str) -> Result<FuotaTask> {
-        let request = GetTaskRequest { name: name.to_owned() };
-        retry(async || TaskServiceClient::new(self.channel.clone()).get_task(request.clone()).await).await
+        let request = GetTaskRequest {
+            name: name.to_owned(),
+        };
+        retry(async || {
+            TaskServiceClient::new(self.channel.clone())
+                .get_task(request.clone())
+                .await
+        })
+        .await
     }
 
     /// The distribution sessions of a task.
@@ -260,6 +299,8 @@ async fn retry<T>(call: impl AsyncFn() -> Result<tonic::Response<T>, Status>) ->
 
 /// The server is away or restarting; nothing is wrong with the call.
 fn is_passing(status: &Status) -> bool {
-    matches!(status.code(), Code::Unavailable | Code::Cancelled | Code::Aborted)
-        || (status.code() == Code::Unknown && std::error::Error::source(status).is_some())
+    matches!(
+        status.code(),
+        Code::Unavailable | Code::Cancelled | Code::Aborted
+    ) || (status.code() == Code::Unknown && std::error::Error::source(status).is_some())
 }

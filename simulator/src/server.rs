@@ -42,7 +42,13 @@ impl Server {
         std::fs::create_dir_all(data).with_context(|| format!("{}", data.display()))?;
         let log = data.join("server.log");
         let (child, ports) = launch(binary, data, &log, "127.0.0.1:0", "127.0.0.1:0").await?;
-        Ok(Self { binary: binary.to_owned(), data: data.to_owned(), log, ports, child })
+        Ok(Self {
+            binary: binary.to_owned(),
+            data: data.to_owned(),
+            log,
+            ports,
+            child,
+        })
     }
 
     /// Where it listens; stays the same over restarts, but for the process id.
@@ -91,7 +97,10 @@ async fn launch(
     grpc: &str,
     udp: &str,
 ) -> Result<(Child, Ports)> {
-    let log_file = std::fs::OpenOptions::new().create(true).append(true).open(log)?;
+    let log_file = std::fs::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(log)?;
     let mut child = Command::new(binary)
         .arg("serve")
         .args(["--grpc", grpc, "--udp", udp, "--print-ports"])
