@@ -1,5 +1,6 @@
 //! Firmware updates over the air for LoRaWAN fleets.
 
+pub mod api;
 pub mod erasure;
 pub mod firmware;
 pub mod lorawan;
