@@ -2,9 +2,25 @@
 //!
 //! A commit is all or nothing. Any error of a commit means *unknown*: the caller drops its machines, restores them from
 //! [`Store::snapshot`] and goes on. Adapters hold no logic beyond mapping records to rows; secrets are sealed in the adapter.
+//!
+//! What every store refuses (the whole commit with it): a record whose parent does not exist yet ([`StoreError::NotFound`]:
+//! status, keys, join state or session without device settings, a device without its profile, gateway status without
+//! settings, a task without its image, anything of a task without the task); deleting a profile or an image that is in use,
+//! and taking over another tenant's device or task ([`StoreError::Conflict`]). Deleting what is not there does nothing.
+//! A number that is not finite is refused as [`StoreError::Corrupt`].
+
+mod memory;
+mod refusal;
+mod seal;
+mod sqlite;
 
 use std::collections::BTreeMap;
 use std::future::Future;
+use std::time::Duration;
+
+pub use memory::MemoryStore;
+pub use seal::{Entropy, MasterKey};
+pub use sqlite::{OpenError, SqliteStore};
 
 use crate::lorawan::identifiers::{DevEui, GatewayEui};
 use crate::record::{
@@ -32,6 +48,9 @@ pub enum StoreError {
     #[error("corrupt record: {0}")]
     Corrupt(String),
 }
+
+/// A [`RequestRecord`] that is older than this when another one is put is dropped.
+pub const REQUEST_LIFETIME: Duration = Duration::from_secs(24 * 3600);
 
 /// Result of a store operation.
 pub type Result<T> = std::result::Result<T, StoreError>;
@@ -83,8 +102,20 @@ pub struct TaskDeviceFilter {
     pub state: Option<DeviceState>,
     /// Reason.
     pub reason: Option<DeviceReason>,
-    /// Only devices changed after this sequence number of the task, in sequence order.
+    /// Only devices changed after this sequence number of the task, in sequence order. The page's `after` is then the
+    /// sequence number of the last device of the page before; devices of one task never share a number above 0.
     pub after_sequence: Option<u64>,
+}
+
+/// The number after which a list in sequence order goes on; `None` when the list is in key order.
+fn after_sequence(filter: &TaskDeviceFilter, page: &Page) -> Result<Option<u64>> {
+    let (Some(filter), Some(page)) = (filter.after_sequence, &page.after) else {
+        return Ok(filter.after_sequence);
+    };
+    match page.parse::<u64>() {
+        Ok(page) => Ok(Some(filter.max(page))),
+        Err(_) => Err(StoreError::NotFound(format!("page after {page}"))),
+    }
 }
 
 /// The reads of the API. Absent records are `Ok(None)`; lists come in key order.

@@ -4,3 +4,6 @@
 
 mod frames_foreign;
 mod golden_erasure;
+mod store_contract;
+mod store_records;
+mod store_sqlite;
