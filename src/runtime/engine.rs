@@ -140,8 +140,9 @@ impl<N: Network> Engine<N> {
             self.step_campaign(now, owner, &[], &mut turn);
         }
         let sending = self.network.send(now, std::mem::take(&mut turn.requests));
-        let mut changes = self.fleet.take_changes();
-        changes.append(&mut turn.changes);
+        // What commands create comes before what was heard of it: stores want parents first.
+        let mut changes = turn.changes;
+        changes.extend(self.fleet.take_changes());
         changes.extend(sending.changes);
         EngineStep {
             changes,

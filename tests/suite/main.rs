@@ -5,3 +5,6 @@
 mod campaign;
 mod frames_foreign;
 mod golden_erasure;
+mod store_contract;
+mod store_records;
+mod store_sqlite;

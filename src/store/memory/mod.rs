@@ -258,3 +258,21 @@ impl Catalog for MemoryStore {
         Ok(self.state().requests.get(&key).cloned())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+    use std::task::{Context, Poll, Waker};
+
+    use super::*;
+
+    #[test]
+    fn it_needs_no_runtime() {
+        let store = MemoryStore::new();
+        let mut snapshot = pin!(store.snapshot());
+        let polled = snapshot
+            .as_mut()
+            .poll(&mut Context::from_waker(Waker::noop()));
+        assert_eq!(polled, Poll::Ready(Ok(Snapshot::default())));
+    }
+}

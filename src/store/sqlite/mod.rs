@@ -188,3 +188,31 @@ async fn check_master_key(
 fn cannot_open(error: sqlx::Error) -> OpenError {
     OpenError::Unavailable(error.to_string())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_writing_connection_flushes_each_commit_and_holds_references() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("fuota.db");
+        let key = MasterKey::from_bytes([1; 32]);
+        let store = SqliteStore::open(&path, &key, Box::new(|out| out.fill(1)))
+            .await
+            .unwrap();
+        let mut writer = store.0.writer.lock().await;
+        for (pragma, full_or_on) in [("PRAGMA synchronous", 2), ("PRAGMA foreign_keys", 1)] {
+            let value: i64 = sqlx::query_scalar(pragma)
+                .fetch_one(&mut *writer)
+                .await
+                .unwrap();
+            assert_eq!(value, full_or_on, "{pragma}");
+        }
+        let mode: String = sqlx::query_scalar("PRAGMA journal_mode")
+            .fetch_one(&mut *writer)
+            .await
+            .unwrap();
+        assert_eq!(mode, "wal");
+    }
+}

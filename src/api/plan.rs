@@ -1,0 +1,356 @@
+//! PlanTask: the forecast, from the records it is made of to the message. A plan that cannot work is an answer too.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::lorawan::identifiers::{DevEui, GatewayEui};
+use crate::proto::v1;
+use crate::record::{FleetDevice, GatewaySettings, Image, MulticastGroup, Task, TaskId};
+use crate::store::{Catalog, Page};
+use crate::task::{self, PlanError, PlanRequest, PlannedSession, SkippedDevice, sizing};
+use crate::time::Timestamp;
+
+use super::errors::{ApiError, Blocker};
+use super::fields::{show_length, show_moment, tenant};
+use super::{Api, names, regions, task_records};
+
+/// Skipped devices an answer lists.
+const MOST_SKIPPED: usize = 1000;
+
+/// All a plan is made from.
+pub(super) struct Order {
+    pub(super) task: Task,
+    pub(super) image: Image,
+    pub(super) groups: Vec<MulticastGroup>,
+    /// Devices named one by one, and the members of groups.
+    pub(super) devices: BTreeSet<DevEui>,
+    /// Those of them that other active tasks hold.
+    pub(super) held: Vec<(DevEui, TaskId)>,
+}
+
+impl<S: Catalog> Api<S> {
+    /// Reads what a draft names.
+    pub(super) async fn order(&self, task: Task) -> Result<Order, ApiError> {
+        let sha256 = task.images.first().copied();
+        let image = match sha256 {
+            Some(sha256) => self.store().image(&tenant(), sha256).await?,
+            None => None,
+        };
+        let Some(image) = image else {
+            let named = sha256.map(|sha256| names::name("images", sha256));
+            return Err(ApiError::NotFound(named.unwrap_or_default()));
+        };
+        let mut groups = Vec::new();
+        for id in &task.groups {
+            let group = self.store().multicast_group(&tenant(), id).await?;
+            let group =
+                group.ok_or_else(|| ApiError::NotFound(names::name("multicastGroups", id)))?;
+            groups.push(group);
+        }
+        let named = self.devices_of_task(&task.id).await?;
+        let mut devices: BTreeSet<DevEui> = named.iter().map(|device| device.dev_eui).collect();
+        devices.extend(groups.iter().flat_map(|group| &group.devices));
+        let all: Vec<DevEui> = devices.iter().copied().collect();
+        let mut held = self.store().active_tasks_of(&all).await?;
+        held.retain(|(_, holder)| *holder != task.id);
+        Ok(Order {
+            task,
+            image,
+            groups,
+            devices,
+            held,
+        })
+    }
+
+    /// The forecast of an order.
+    pub(super) async fn forecast(&self, order: &Order) -> Result<v1::Plan, ApiError> {
+        let fleet = self.fleet(&order.devices).await?;
+        let gateways = self.gateway_settings().await?;
+        let request = PlanRequest {
+            now: self.now(),
+            task: &order.task,
+            image: &order.image,
+            devices: fleet.iter().collect(),
+            groups: &order.groups,
+            gateways: &gateways,
+        };
+        let made = task::plan(&request);
+        Ok(show_plan(order, made, &fleet, request.now))
+    }
+
+    async fn fleet(&self, devices: &BTreeSet<DevEui>) -> Result<Vec<FleetDevice>, ApiError> {
+        let mut profiles = BTreeMap::new();
+        let mut fleet = Vec::new();
+        for dev_eui in devices {
+            let device = self.store().device(&tenant(), *dev_eui).await?;
+            let keys = self.store().device_keys(*dev_eui).await?;
+            let (Some(device), Some(keys)) = (device, keys) else {
+                return Err(ApiError::NotFound(names::name("devices", dev_eui)));
+            };
+            let id = &device.settings.profile;
+            let profile = match profiles.get(id) {
+                Some(profile) => Arc::clone(profile),
+                None => {
+                    let profile = self.store().device_profile(&tenant(), id).await?;
+                    let missing = || ApiError::NotFound(names::name("deviceProfiles", id));
+                    let profile = Arc::new(profile.ok_or_else(missing)?);
+                    profiles.insert(id.clone(), Arc::clone(&profile));
+                    profile
+                }
+            };
+            fleet.push(FleetDevice {
+                settings: device.settings,
+                status: device.status,
+                keys,
+                profile,
+            });
+        }
+        Ok(fleet)
+    }
+
+    async fn gateway_settings(&self) -> Result<Vec<GatewaySettings>, ApiError> {
+        let mut all: Vec<GatewaySettings> = Vec::new();
+        loop {
+            let page = Page {
+                size: 1000,
+                after: all.last().map(|gateway| gateway.eui.to_string()),
+            };
+            let batch = self.store().gateways(&page).await?;
+            let last = batch.len() < 1000;
+            all.extend(batch.into_iter().map(|gateway| gateway.settings));
+            if last {
+                return Ok(all);
+            }
+        }
+    }
+}
+
+fn show_plan(
+    order: &Order,
+    made: Result<task::Plan, PlanError>,
+    fleet: &[FleetDevice],
+    now: Timestamp,
+) -> v1::Plan {
+    let mut shown = v1::Plan {
+        task: names::name("tasks", &order.task.id),
+        ..v1::Plan::default()
+    };
+    if !order.held.is_empty() {
+        shown.problems.push(held_problem(&order.held));
+    }
+    let skipped = match made {
+        Ok(plan) => {
+            show_figures(&mut shown, &plan, fleet);
+            if !plan.skipped.is_empty() {
+                shown.problems.push(skipped_problem(plan.skipped.len()));
+            }
+            plan.skipped
+        }
+        Err(error) => {
+            shown
+                .problems
+                .push(blocking_problem(&error, Some((&order.task, now))));
+            match error {
+                PlanError::NoDevices(skipped) => skipped,
+                PlanError::Field { .. } => Vec::new(),
+            }
+        }
+    };
+    shown.skipped_device_count = u32::try_from(skipped.len()).unwrap_or(u32::MAX);
+    shown.skipped_devices = show_skipped(skipped);
+    shown.problems.sort_by_key(|problem| !problem.blocking);
+    shown.startable = !shown.problems.iter().any(|problem| problem.blocking);
+    shown
+}
+
+fn show_figures(shown: &mut v1::Plan, plan: &task::Plan, fleet: &[FleetDevice]) {
+    let by_eui: BTreeMap<DevEui, &FleetDevice> = fleet
+        .iter()
+        .map(|device| (device.settings.dev_eui, device))
+        .collect();
+    let mut frames = v1::FrameForecast::default();
+    let mut airtime: BTreeMap<GatewayEui, u64> = BTreeMap::new();
+    for session in &plan.sessions {
+        let senders = u64::try_from(session.gateways.len().max(1)).unwrap_or(1);
+        frames.low += u64::from(session.frames.low) * senders;
+        frames.expected += u64::from(session.frames.expected) * senders;
+        frames.high += u64::from(session.frames.high) * senders;
+        for gateway in &session.gateways {
+            *airtime.entry(*gateway).or_default() += micros(session.airtime);
+        }
+        let loss = session
+            .devices
+            .iter()
+            .filter_map(|dev_eui| by_eui.get(dev_eui)?.status.loss_permille)
+            .max()
+            .unwrap_or(sizing::UNKNOWN_LOSS_PERMILLE);
+        shown.sessions.push(show_session(session, loss));
+        shown.device_count += u32::try_from(session.devices.len()).unwrap_or(u32::MAX);
+        if session.gateways.is_empty() {
+            shown.problems.push(v1::PlanProblem {
+                field: String::new(),
+                reason: v1::PlanProblemReason::NoGateway.into(),
+                message:
+                    "no gateway has heard a device of a session yet; air time is reckoned for one"
+                        .to_owned(),
+                blocking: false,
+            });
+        }
+    }
+    shown.sessions.sort_by_key(|session| {
+        session
+            .window_start
+            .as_ref()
+            .map_or((0, 0), |start| (start.seconds, start.nanos))
+    });
+    let setup = plan.sessions.iter().map(|session| session.setup).max();
+    shown.setup_duration = setup.map(show_length);
+    shown.frames = Some(frames);
+    shown.gateways = airtime
+        .into_iter()
+        .map(|(gateway, airtime_us)| v1::GatewayAirtime {
+            gateway: names::name("gateways", gateway),
+            airtime_us,
+        })
+        .collect();
+    shown.expected_start_time = Some(show_moment(plan.prepare_at));
+    shown.expected_end_time = Some(show_moment(plan.finish_at));
+}
+
+fn show_session(session: &PlannedSession, loss_permille: u16) -> v1::PlannedSession {
+    v1::PlannedSession {
+        wave: 1,
+        device_count: u32::try_from(session.devices.len()).unwrap_or(u32::MAX),
+        region: regions::show(session.region).into(),
+        device_class: regions::show_class(session.class).into(),
+        data_rate: session.data_rate.into(),
+        frequency_hz: session.frequency_hz,
+        fragmentation_version: session.block.version.number().into(),
+        frag_size: session.block.frag_size.into(),
+        nb_frag: session.block.nb_frag.into(),
+        padding_bytes: session.block.padding.into(),
+        fragments: Some(v1::FrameForecast {
+            low: session.frames.low.into(),
+            expected: session.frames.expected.into(),
+            high: session.frames.high.into(),
+        }),
+        expected_loss_percent: f64::from(loss_permille) / 10.0,
+        gateways: session
+            .gateways
+            .iter()
+            .map(|gateway| v1::GatewayAirtime {
+                gateway: names::name("gateways", gateway),
+                airtime_us: micros(session.airtime),
+            })
+            .collect(),
+        window_start: Some(show_moment(session.window.start)),
+        expected_end_time: Some(show_moment(session.window.start + session.distribution)),
+    }
+}
+
+fn show_skipped(mut skipped: Vec<SkippedDevice>) -> Vec<v1::SkippedDevice> {
+    skipped.sort_by_key(|device| device.dev_eui);
+    skipped
+        .into_iter()
+        .take(MOST_SKIPPED)
+        .map(|device| v1::SkippedDevice {
+            device: names::name("devices", device.dev_eui),
+            reason: task_records::show_device_reason(device.reason).into(),
+            message: device.evidence,
+        })
+        .collect()
+}
+
+fn skipped_problem(count: usize) -> v1::PlanProblem {
+    v1::PlanProblem {
+        field: String::new(),
+        reason: v1::PlanProblemReason::DevicesSkipped.into(),
+        message: format!("{count} devices would be skipped"),
+        blocking: false,
+    }
+}
+
+fn held_problem(held: &[(DevEui, TaskId)]) -> v1::PlanProblem {
+    const NAMED: usize = 10;
+    let mut message = format!("{} devices are in other active tasks: ", held.len());
+    let named: Vec<String> = held
+        .iter()
+        .take(NAMED)
+        .map(|(device, task)| format!("devices/{device} in tasks/{task}"))
+        .collect();
+    message.push_str(&named.join(", "));
+    if held.len() > NAMED {
+        message.push_str(", ...");
+    }
+    v1::PlanProblem {
+        field: String::new(),
+        reason: v1::PlanProblemReason::DevicesInUse.into(),
+        message,
+        blocking: true,
+    }
+}
+
+/// What a start is refused with for devices that other tasks hold.
+pub(super) fn held_blockers(held: &[(DevEui, TaskId)]) -> Vec<Blocker> {
+    held.iter()
+        .map(|(device, task)| Blocker {
+            kind: "DEVICES_IN_USE".to_owned(),
+            subject: names::name("devices", device),
+            description: format!("in {}", names::name("tasks", task)),
+        })
+        .collect()
+}
+
+/// What a start is refused with for this plan.
+pub(super) fn blocking_problems(error: &PlanError) -> Vec<Blocker> {
+    let problem = blocking_problem(error, None);
+    let mut blockers = vec![Blocker {
+        kind: regions::word_of(problem.reason().as_str_name(), "PLAN_PROBLEM_REASON_"),
+        subject: problem.field,
+        description: problem.message,
+    }];
+    if let PlanError::NoDevices(skipped) = error {
+        blockers.extend(skipped.iter().map(|device| {
+            let reason = task_records::show_device_reason(device.reason);
+            Blocker {
+                kind: regions::word_of(reason.as_str_name(), "DEVICE_REASON_"),
+                subject: names::name("devices", device.dev_eui),
+                description: device.evidence.clone(),
+            }
+        }));
+    }
+    blockers
+}
+
+/// Why a plan cannot work. With task and time at hand, a deadline that has passed is told from one that is too short.
+fn blocking_problem(error: &PlanError, asked: Option<(&Task, Timestamp)>) -> v1::PlanProblem {
+    let (field, reason, message) = match error {
+        PlanError::NoDevices(_) => ("", v1::PlanProblemReason::NoDevices, error.to_string()),
+        PlanError::Field { field, message } => {
+            let passed =
+                |(task, now): (&Task, Timestamp)| task.deadline.is_some_and(|at| at <= now);
+            let reason = match *field {
+                "images" => v1::PlanProblemReason::ImageTooLarge,
+                "frag_size" => v1::PlanProblemReason::FragSizeInvalid,
+                "data_rate" => v1::PlanProblemReason::DataRateInvalid,
+                "frequency_hz" => v1::PlanProblemReason::FrequencyInvalid,
+                "deadline" if !asked.is_some_and(passed) => v1::PlanProblemReason::DeadlineTooShort,
+                "max_redundancy_percent" => v1::PlanProblemReason::Redundancy,
+                "success_criterion" => v1::PlanProblemReason::CriterionUnreachable,
+                _ => v1::PlanProblemReason::TimeInvalid,
+            };
+            (*field, reason, message.clone())
+        }
+    };
+    v1::PlanProblem {
+        field: field.to_owned(),
+        reason: reason.into(),
+        message,
+        blocking: true,
+    }
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}

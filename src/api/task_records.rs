@@ -1,0 +1,643 @@
+//! Tasks, their devices, waves and sessions: proto <-> record.
+//!
+//! Task and task devices share one sequence. In the records the task's number is that of the last change of anything in
+//! it, so task and device may have the same one. On the wire a device's is `2 n` and the task's `2 n + 1`: then every
+//! record of a watch has its own number, and the task comes after the device that moved it.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
+use crate::firmware::sha256;
+use crate::lorawan::identifiers::DevEui;
+use crate::proto::v1;
+use crate::record::{
+    CleanupState, DeviceReason, DeviceState, DistributionSession, RebootMode, SessionPhase, Sha256,
+    StateCounts, SuccessCriterion, Task, TaskCounters, TaskDevice, TaskId, TaskOptions, TaskReason,
+    TaskState, Wave,
+};
+use crate::time::Timestamp;
+
+use super::fields::{Fields, show_moment, tenant};
+use super::mask::Mask;
+use super::{names, regions};
+
+/// Between a device's answer to the reboot request and its reboot: time for the answer to be heard.
+const REBOOT_AFTER: Duration = Duration::from_secs(5);
+/// How long clean-up may go on after the deadline unless the task says.
+const CLEANUP: Duration = Duration::from_secs(24 * 3600);
+/// Most coded fragments, in percent of the uncoded ones, unless the task says.
+const REDUNDANCY_PERCENT: u32 = 100;
+
+/// What may be written in a draft.
+pub(super) const WRITABLE: [&str; 16] = [
+    "display_name",
+    "images",
+    "success_criterion",
+    "reboot_mode",
+    "reboot_time",
+    "prepare_after",
+    "window_start",
+    "deadline",
+    "cleanup_deadline",
+    "max_redundancy_percent",
+    "device_class",
+    "data_rate",
+    "frequency_hz",
+    "frag_size",
+    "frag_descriptor",
+    "tags",
+];
+
+/// A task nobody has written anything into yet.
+pub(super) fn blank(id: TaskId, now: Timestamp) -> Task {
+    Task {
+        tenant: tenant(),
+        id,
+        display_name: String::new(),
+        images: Vec::new(),
+        groups: Vec::new(),
+        success: SuccessCriterion::Running,
+        reboot: RebootMode::None,
+        prepare_after: None,
+        window_start: None,
+        deadline: None,
+        options: TaskOptions {
+            cleanup_within: CLEANUP,
+            ..TaskOptions::default()
+        },
+        state: TaskState::Draft,
+        reason: None,
+        reason_text: String::new(),
+        sequence: 1,
+        counters: TaskCounters::default(),
+        created_at: now,
+        started_at: None,
+        ended_at: None,
+        seed: None,
+    }
+}
+
+/// Writes what the operator says into a task; what is wrong is noted.
+pub(super) fn write(fields: &mut Fields, given: &v1::FuotaTask, task: &mut Task) {
+    fields.text("display_name", &given.display_name, 255);
+    task.display_name.clone_from(&given.display_name);
+    write_images(fields, given, task);
+    write_ending(fields, given, task);
+    write_times(fields, given, task);
+    write_radio(fields, given, task);
+    fields.unsupported("tags", !given.tags.is_empty());
+}
+
+fn write_images(fields: &mut Fields, given: &v1::FuotaTask, task: &mut Task) {
+    let images: Vec<Option<Sha256>> = given.images.iter().map(|name| names::image(name)).collect();
+    match images.as_slice() {
+        [] => fields.bad("images", "missing"),
+        [Some(image)] => task.images = vec![*image],
+        [None] => fields.bad("images", "not of the form images/{sha256}"),
+        _ => fields.bad("images", "more than one image is not supported yet"),
+    }
+}
+
+fn write_ending(fields: &mut Fields, given: &v1::FuotaTask, task: &mut Task) {
+    task.success = match v1::SuccessCriterion::try_from(given.success_criterion) {
+        Ok(v1::SuccessCriterion::Unspecified | v1::SuccessCriterion::Running) => {
+            SuccessCriterion::Running
+        }
+        Ok(v1::SuccessCriterion::Verified) => SuccessCriterion::Verified,
+        Ok(v1::SuccessCriterion::ReportedReceived) => SuccessCriterion::ReportedReceived,
+        Err(_) => {
+            fields.bad("success_criterion", "a value this server does not know");
+            task.success
+        }
+    };
+    let when_ready = RebootMode::Countdown {
+        after: REBOOT_AFTER,
+    };
+    task.reboot = match v1::RebootMode::try_from(given.reboot_mode) {
+        Ok(v1::RebootMode::Unspecified) if task.success == SuccessCriterion::Running => when_ready,
+        Ok(v1::RebootMode::Unspecified | v1::RebootMode::None) => RebootMode::None,
+        Ok(v1::RebootMode::WhenReady) => when_ready,
+        Ok(v1::RebootMode::AtTime) => {
+            fields.unsupported("reboot_mode", true);
+            if given.reboot_time.is_none() {
+                fields.bad("reboot_time", "missing");
+            }
+            task.reboot
+        }
+        Err(_) => {
+            fields.bad("reboot_mode", "a value this server does not know");
+            task.reboot
+        }
+    };
+    let at_time = given.reboot_mode == i32::from(v1::RebootMode::AtTime);
+    if given.reboot_time.is_some() && !at_time {
+        fields.bad("reboot_time", "only with reboot_mode AT_TIME");
+    }
+}
+
+fn write_times(fields: &mut Fields, given: &v1::FuotaTask, task: &mut Task) {
+    task.prepare_after = fields.moment("prepare_after", given.prepare_after.as_ref());
+    task.window_start = fields.moment("window_start", given.window_start.as_ref());
+    task.deadline = fields.moment("deadline", given.deadline.as_ref());
+    let cleanup = fields.moment("cleanup_deadline", given.cleanup_deadline.as_ref());
+    if let (Some(start), Some(after)) = (task.window_start, task.prepare_after) {
+        if start < after {
+            fields.bad("window_start", "before prepare_after");
+        }
+    }
+    if let (Some(deadline), Some(start)) = (task.deadline, task.window_start.or(task.prepare_after))
+    {
+        if deadline <= start {
+            fields.bad("deadline", "not after window_start and prepare_after");
+        }
+    }
+    match (cleanup, task.deadline) {
+        (None, _) => {}
+        (Some(_), None) => fields.bad("cleanup_deadline", "needs deadline"),
+        (Some(cleanup), Some(deadline)) if cleanup < deadline => {
+            fields.bad("cleanup_deadline", "before deadline");
+        }
+        (Some(cleanup), Some(deadline)) => task.options.cleanup_within = cleanup.since(deadline),
+    }
+}
+
+fn write_radio(fields: &mut Fields, given: &v1::FuotaTask, task: &mut Task) {
+    let percent = given.max_redundancy_percent.unwrap_or(REDUNDANCY_PERCENT);
+    if let Some(percent) = fields.number("max_redundancy_percent", percent, 0..=1000) {
+        task.options.max_redundancy_percent = percent;
+    }
+    match v1::DeviceClass::try_from(given.device_class) {
+        Ok(v1::DeviceClass::Unspecified | v1::DeviceClass::C) => {}
+        Ok(v1::DeviceClass::B) => fields.bad("device_class", "class B is not supported yet"),
+        Ok(v1::DeviceClass::A) => fields.bad("device_class", "sessions are class B or C"),
+        Err(_) => fields.bad("device_class", "a value this server does not know"),
+    }
+    task.options.data_rate = given
+        .data_rate
+        .and_then(|rate| fields.number("data_rate", rate, 0..=15));
+    task.options.frequency_hz = fields.frequency("frequency_hz", given.frequency_hz);
+    task.options.frag_size = match given.frag_size {
+        0 => None,
+        size => fields.number("frag_size", size, 1..=239),
+    };
+    task.options.descriptor = match given.frag_descriptor.as_ref() {
+        [] => Some([0; 4]),
+        bytes => {
+            let descriptor = <[u8; 4]>::try_from(bytes).ok();
+            if descriptor.is_none() {
+                fields.bad(
+                    "frag_descriptor",
+                    format!("{} bytes instead of 4", bytes.len()),
+                );
+            }
+            descriptor
+        }
+    };
+}
+
+/// The message of a task with the masked fields of another.
+pub(super) fn merge(mut into: v1::FuotaTask, new: v1::FuotaTask, mask: &Mask) -> v1::FuotaTask {
+    macro_rules! take {
+        ($($field:ident),*) => {$( mask.take(stringify!($field), &mut into.$field, new.$field); )*};
+    }
+    take!(
+        display_name,
+        images,
+        success_criterion,
+        reboot_mode,
+        reboot_time,
+        prepare_after,
+        window_start,
+        max_redundancy_percent,
+        device_class,
+        data_rate,
+        frequency_hz,
+        frag_size,
+        frag_descriptor,
+        tags
+    );
+    if mask.has("cleanup_deadline") {
+        into.cleanup_deadline = new.cleanup_deadline;
+    } else if mask.has("deadline") {
+        // It keeps its distance to the deadline.
+        into.cleanup_deadline = None;
+    }
+    mask.take("deadline", &mut into.deadline, new.deadline);
+    into
+}
+
+/// A task as the API shows it.
+pub(super) fn show_task(task: &Task, counts: &StateCounts) -> v1::FuotaTask {
+    let options = &task.options;
+    v1::FuotaTask {
+        name: names::name("tasks", &task.id),
+        display_name: task.display_name.clone(),
+        images: task
+            .images
+            .iter()
+            .map(|image| names::name("images", image))
+            .collect(),
+        success_criterion: match task.success {
+            SuccessCriterion::Running => v1::SuccessCriterion::Running,
+            SuccessCriterion::Verified => v1::SuccessCriterion::Verified,
+            SuccessCriterion::ReportedReceived => v1::SuccessCriterion::ReportedReceived,
+        }
+        .into(),
+        reboot_mode: match task.reboot {
+            RebootMode::None => v1::RebootMode::None,
+            RebootMode::Countdown { .. } => v1::RebootMode::WhenReady,
+        }
+        .into(),
+        reboot_time: None,
+        prepare_after: task.prepare_after.map(show_moment),
+        window_start: task.window_start.map(show_moment),
+        deadline: task.deadline.map(show_moment),
+        cleanup_deadline: task
+            .deadline
+            .map(|at| show_moment(at + options.cleanup_within)),
+        max_redundancy_percent: Some(options.max_redundancy_percent.into()),
+        device_class: v1::DeviceClass::C.into(),
+        data_rate: options.data_rate.map(u32::from),
+        frequency_hz: options.frequency_hz.unwrap_or(0),
+        frag_size: options.frag_size.unwrap_or(0).into(),
+        frag_descriptor: options.descriptor.unwrap_or_default().to_vec().into(),
+        tags: BTreeMap::new(),
+        multicast_groups: task
+            .groups
+            .iter()
+            .map(|group| names::name("multicastGroups", group))
+            .collect(),
+        state: show_state(task.state).into(),
+        state_reason: show_reason(task.reason).into(),
+        state_message: task.reason_text.clone(),
+        device_counts: Some(show_counts(counts, task.success)),
+        frame_counts: Some(v1::TaskFrameCounts {
+            uncoded_fragments_sent: task.counters.uncoded_frames,
+            coded_fragments_sent: task.counters.coded_frames,
+            status_polls_sent: task.counters.poll_frames,
+            unicast_frames_sent: task.counters.unicast_frames,
+        }),
+        airtime_us: task.counters.airtime_us,
+        // The plan of a started task is not kept yet.
+        expected_end_time: None,
+        sequence: task_sequence(task.sequence),
+        create_time: Some(show_moment(task.created_at)),
+        // Not kept yet.
+        update_time: None,
+        start_time: task.started_at.map(show_moment),
+        end_time: task.ended_at.map(show_moment),
+        etag: etag(task),
+    }
+}
+
+/// The number of a task's record on the wire.
+pub(super) fn task_sequence(sequence: u64) -> i64 {
+    device_sequence(sequence).saturating_add(1)
+}
+
+/// The number of a task device's record on the wire.
+fn device_sequence(sequence: u64) -> i64 {
+    i64::try_from(sequence)
+        .unwrap_or(i64::MAX)
+        .saturating_mul(2)
+}
+
+/// The number in the records after which a device's record is news to a client that has handled `sequence`.
+pub(super) fn handled(sequence: i64) -> u64 {
+    u64::try_from(sequence / 2).unwrap_or(0)
+}
+
+/// Changes with every change by a user. In a draft only users change anything, so its sequence counts.
+pub(super) fn etag(task: &Task) -> String {
+    let draft = (task.state == TaskState::Draft).then_some(task.sequence);
+    let written = (
+        (
+            &task.display_name,
+            &task.images,
+            &task.groups,
+            task.success,
+            task.reboot,
+        ),
+        (
+            task.prepare_after,
+            task.window_start,
+            task.deadline,
+            &task.options,
+        ),
+        draft,
+    );
+    // Plain data without maps keyed by anything but text: it always encodes.
+    let encoded = serde_json::to_vec(&written).unwrap_or_default();
+    let digest = sha256(&encoded);
+    URL_SAFE_NO_PAD.encode(digest.first_chunk::<12>().copied().unwrap_or_default())
+}
+
+pub(super) fn show_state(state: TaskState) -> v1::TaskState {
+    match state {
+        TaskState::Draft => v1::TaskState::Draft,
+        TaskState::Scheduled => v1::TaskState::Scheduled,
+        TaskState::Preparing => v1::TaskState::Preparing,
+        TaskState::Distributing => v1::TaskState::Distributing,
+        TaskState::Completing => v1::TaskState::Completing,
+        TaskState::Completed => v1::TaskState::Completed,
+        TaskState::Cancelling => v1::TaskState::Cancelling,
+        TaskState::Cancelled => v1::TaskState::Cancelled,
+        TaskState::Failed => v1::TaskState::Failed,
+    }
+}
+
+pub(super) fn show_reason(reason: Option<TaskReason>) -> v1::TaskReason {
+    match reason {
+        None => v1::TaskReason::Unspecified,
+        Some(TaskReason::Cancelled) => v1::TaskReason::Requested,
+        Some(TaskReason::DeadlinePassed) => v1::TaskReason::DeadlinePassed,
+        Some(TaskReason::NoDevices) => v1::TaskReason::NoDeviceLeft,
+        Some(TaskReason::PlanImpossible) => v1::TaskReason::PlanImpossible,
+    }
+}
+
+/// The verdict on a device in this state.
+fn verdict(state: DeviceState, success: SuccessCriterion) -> v1::Verdict {
+    let enough = match success {
+        SuccessCriterion::ReportedReceived => DeviceState::ReportedReceived,
+        SuccessCriterion::Verified => DeviceState::Verified,
+        SuccessCriterion::Running => DeviceState::Running,
+    };
+    if state.is_failure() {
+        v1::Verdict::NotSucceeded
+    } else if state >= enough {
+        v1::Verdict::Succeeded
+    } else {
+        v1::Verdict::Unspecified
+    }
+}
+
+pub(super) fn show_counts(counts: &StateCounts, success: SuccessCriterion) -> v1::TaskDeviceCounts {
+    let mut shown = v1::TaskDeviceCounts::default();
+    for (state, count) in counts {
+        let field = match state {
+            DeviceState::Pending => &mut shown.pending,
+            DeviceState::Preparing => &mut shown.preparing,
+            DeviceState::Ready => &mut shown.ready,
+            DeviceState::Receiving => &mut shown.receiving,
+            DeviceState::ReportedReceived => &mut shown.reported_received,
+            DeviceState::Verified => &mut shown.verified,
+            DeviceState::Rebooting => &mut shown.rebooting,
+            DeviceState::Running => &mut shown.running,
+            DeviceState::Skipped => &mut shown.skipped,
+            DeviceState::Failed => &mut shown.failed,
+            DeviceState::Silent => &mut shown.silent,
+            DeviceState::RolledBack => &mut shown.rolled_back,
+            DeviceState::Removed => &mut shown.removed,
+            DeviceState::Cancelled => &mut shown.cancelled,
+        };
+        *field = *count;
+        if *state == DeviceState::Removed {
+            continue;
+        }
+        shown.total += count;
+        match verdict(*state, success) {
+            v1::Verdict::Unspecified => {}
+            v1::Verdict::Succeeded => {
+                shown.succeeded += count;
+                shown.ended += count;
+            }
+            v1::Verdict::NotSucceeded => shown.ended += count,
+        }
+    }
+    shown
+}
+
+pub(super) fn show_device_state(state: DeviceState) -> v1::TaskDeviceState {
+    match state {
+        DeviceState::Pending => v1::TaskDeviceState::Pending,
+        DeviceState::Preparing => v1::TaskDeviceState::Preparing,
+        DeviceState::Ready => v1::TaskDeviceState::Ready,
+        DeviceState::Receiving => v1::TaskDeviceState::Receiving,
+        DeviceState::ReportedReceived => v1::TaskDeviceState::ReportedReceived,
+        DeviceState::Verified => v1::TaskDeviceState::Verified,
+        DeviceState::Rebooting => v1::TaskDeviceState::Rebooting,
+        DeviceState::Running => v1::TaskDeviceState::Running,
+        DeviceState::Skipped => v1::TaskDeviceState::Skipped,
+        DeviceState::Failed => v1::TaskDeviceState::Failed,
+        DeviceState::Silent => v1::TaskDeviceState::Silent,
+        DeviceState::RolledBack => v1::TaskDeviceState::RolledBack,
+        DeviceState::Removed => v1::TaskDeviceState::Removed,
+        DeviceState::Cancelled => v1::TaskDeviceState::Cancelled,
+    }
+}
+
+pub(super) fn show_device_reason(reason: DeviceReason) -> v1::DeviceReason {
+    match reason {
+        DeviceReason::WrongDescriptor => v1::DeviceReason::WrongDescriptor,
+        DeviceReason::FragIndexUnsupported => v1::DeviceReason::FragIndexUnsupported,
+        DeviceReason::NotEnoughMemory => v1::DeviceReason::NotEnoughMemory,
+        DeviceReason::FragAlgoUnsupported => v1::DeviceReason::FragAlgoUnsupported,
+        DeviceReason::SessionCntReplay => v1::DeviceReason::SessionCntReplay,
+        DeviceReason::MemoryError => v1::DeviceReason::MemoryError,
+        DeviceReason::MicError => v1::DeviceReason::MicError,
+        DeviceReason::SessionLost => v1::DeviceReason::FragSessionUnknown,
+        DeviceReason::McGroupIdError => v1::DeviceReason::McGroupIdError,
+        DeviceReason::DrError => v1::DeviceReason::DrError,
+        DeviceReason::FreqError => v1::DeviceReason::FreqError,
+        DeviceReason::McGroupUndefined => v1::DeviceReason::McGroupUndefined,
+        DeviceReason::StartMissed => v1::DeviceReason::StartMissed,
+        DeviceReason::NoAnswer => v1::DeviceReason::NoAnswer,
+        DeviceReason::PackageNotSupported => v1::DeviceReason::PackageNotSupported,
+        DeviceReason::VersionMismatch => v1::DeviceReason::VersionMismatch,
+        DeviceReason::ClockNotSynced => v1::DeviceReason::ClockNotSynced,
+        DeviceReason::NoGateway => v1::DeviceReason::NoGateway,
+        DeviceReason::ImageRejected => v1::DeviceReason::ImageRejected,
+        DeviceReason::WrongVersion => v1::DeviceReason::WrongVersion,
+        DeviceReason::BudgetSpent => v1::DeviceReason::BudgetSpent,
+        DeviceReason::WindowClosed => v1::DeviceReason::WindowClosed,
+        DeviceReason::Conflict => v1::DeviceReason::Conflict,
+        DeviceReason::AlreadyCurrent => v1::DeviceReason::AlreadyUpToDate,
+        DeviceReason::DecoderLimit => v1::DeviceReason::DecoderLimit,
+    }
+}
+
+/// Of the two things a task may leave on a device, the one that is farther from gone.
+fn show_cleanup(device: &TaskDevice) -> v1::CleanupState {
+    let both = [device.frag_cleanup, device.group_cleanup];
+    if both.contains(&CleanupState::Left) {
+        v1::CleanupState::Left
+    } else if both.contains(&CleanupState::Pending) {
+        v1::CleanupState::Pending
+    } else if both.contains(&CleanupState::Confirmed) {
+        v1::CleanupState::Confirmed
+    } else {
+        v1::CleanupState::NotNeeded
+    }
+}
+
+/// What the messages of a task's devices say of the task.
+pub(super) struct TaskContext {
+    pub(super) task: Task,
+    pub(super) waves: Vec<Wave>,
+    pub(super) sessions: Vec<DistributionSession>,
+}
+
+impl TaskContext {
+    fn wave_of(&self, device: &TaskDevice) -> Option<u16> {
+        let session = self.session_of(device).map(|session| session.wave);
+        session.or(match self.waves.as_slice() {
+            [one] => Some(one.number),
+            _ => None,
+        })
+    }
+
+    fn session_of(&self, device: &TaskDevice) -> Option<&DistributionSession> {
+        let number = device.session?;
+        self.sessions
+            .iter()
+            .find(|session| session.id.number == number)
+    }
+
+    /// A device as the API shows it; `version` is what it reported since the start.
+    pub(super) fn show(&self, device: &TaskDevice, version: Option<u32>) -> v1::TaskDevice {
+        let mut entered: Vec<(Timestamp, DeviceState)> = device
+            .entered
+            .iter()
+            .map(|(state, at)| (*at, *state))
+            .collect();
+        entered.sort_unstable();
+        let id = &device.task;
+        v1::TaskDevice {
+            name: device_name(id, device.dev_eui),
+            device: names::name("devices", device.dev_eui),
+            // Which group brought it is not kept yet.
+            multicast_group: String::new(),
+            state: show_device_state(device.state).into(),
+            reason: device
+                .reason
+                .map_or(v1::DeviceReason::Unspecified, show_device_reason)
+                .into(),
+            evidence: device.evidence.clone(),
+            verdict: verdict(device.state, self.task.success).into(),
+            fragments_received: device.fragments.map(|report| report.received.into()),
+            fragments_missing: device.fragments.map(|report| report.deficit.into()),
+            nb_frag: self
+                .session_of(device)
+                .map_or(0, |session| session.block.nb_frag.into()),
+            attempts: device.attempts,
+            wave: self
+                .wave_of(device)
+                .map_or(String::new(), |wave| wave_name(id, wave)),
+            session: device
+                .session
+                .map_or(String::new(), |number| session_name(id, number)),
+            cleanup_state: show_cleanup(device).into(),
+            version_before: device.version_before,
+            version_reported: version,
+            state_entries: entered
+                .into_iter()
+                .map(|(at, state)| v1::TaskDeviceStateEntry {
+                    state: show_device_state(state).into(),
+                    enter_time: Some(show_moment(at)),
+                })
+                .collect(),
+            sequence: device_sequence(device.sequence),
+            // Not kept yet.
+            update_time: None,
+        }
+    }
+
+    /// A wave as the API shows it.
+    pub(super) fn show_wave(&self, wave: &Wave, counts: &StateCounts) -> v1::Wave {
+        v1::Wave {
+            name: wave_name(&wave.task, wave.number),
+            state: if wave.ended_at.is_some() {
+                v1::WaveState::Ended
+            } else {
+                v1::WaveState::Running
+            }
+            .into(),
+            device_counts: Some(show_counts(counts, self.task.success)),
+            sessions: self
+                .sessions
+                .iter()
+                .filter(|session| session.wave == wave.number)
+                .map(|session| session_name(&wave.task, session.id.number))
+                .collect(),
+            start_time: Some(show_moment(wave.started_at)),
+            end_time: wave.ended_at.map(show_moment),
+        }
+    }
+}
+
+/// A distribution session as the API shows it, with its number of devices and of those that have the image.
+pub(super) fn show_session(
+    session: &DistributionSession,
+    (devices, received): (u32, u32),
+) -> v1::DistributionSession {
+    let block = &session.block;
+    let uncoded_done = session.uncoded_sent >= block.nb_frag || session.coded_sent > 0;
+    v1::DistributionSession {
+        name: session_name(&session.id.task, session.id.number),
+        wave: wave_name(&session.id.task, session.wave),
+        state: match session.phase {
+            SessionPhase::Preparing => v1::DistributionSessionState::Preparing,
+            SessionPhase::Sending if !uncoded_done => v1::DistributionSessionState::Uncoded,
+            SessionPhase::Sending | SessionPhase::Polling { .. } => {
+                v1::DistributionSessionState::Coded
+            }
+            SessionPhase::Closed => v1::DistributionSessionState::Ended,
+        }
+        .into(),
+        // Not kept yet.
+        state_reason: v1::DistributionSessionReason::Unspecified.into(),
+        region: regions::show(session.region).into(),
+        device_class: regions::show_class(session.class).into(),
+        data_rate: session.data_rate.into(),
+        frequency_hz: session.frequency_hz,
+        fragmentation_version: block.version.number().into(),
+        frag_index: block.frag_index.into(),
+        nb_frag: block.nb_frag.into(),
+        frag_size: block.frag_size.into(),
+        padding_bytes: block.padding.into(),
+        window_start: Some(show_moment(session.window.start)),
+        window_end: Some(show_moment(session.window.end())),
+        device_count: devices,
+        received_count: received,
+        uncoded_fragments_sent: session.uncoded_sent.into(),
+        coded_fragments_sent: session.coded_sent.into(),
+        // Neither the history of rounds nor air time by gateway is kept yet.
+        rounds: Vec::new(),
+        gateways: session
+            .gateways
+            .iter()
+            .map(|gateway| v1::GatewayAirtime {
+                gateway: names::name("gateways", gateway),
+                airtime_us: 0,
+            })
+            .collect(),
+    }
+}
+
+/// Whether a device in this state has the whole image.
+pub(super) fn has_image(state: DeviceState) -> bool {
+    matches!(
+        state,
+        DeviceState::ReportedReceived
+            | DeviceState::Verified
+            | DeviceState::Rebooting
+            | DeviceState::Running
+            | DeviceState::RolledBack
+    )
+}
+
+fn device_name(task: &TaskId, dev_eui: DevEui) -> String {
+    format!("tasks/{task}/devices/{dev_eui}")
+}
+
+fn wave_name(task: &TaskId, number: u16) -> String {
+    format!("tasks/{task}/waves/{}", u32::from(number) + 1)
+}
+
+fn session_name(task: &TaskId, number: u16) -> String {
+    format!("tasks/{task}/sessions/{}", u32::from(number) + 1)
+}

@@ -1,0 +1,877 @@
+//! What every store promises: one suite of generic functions, stamped out once per store by [`store_contract!`].
+
+use std::collections::BTreeMap;
+
+use lorawan_fuota::record::*;
+use lorawan_fuota::store::{
+    Catalog, DeviceFilter, MemoryStore, Page, SqliteStore, Store, StoreError, TaskDeviceFilter,
+    TaskFilter,
+};
+
+use crate::store_records::*;
+use crate::store_sqlite::Directory;
+
+/// A place where one set of records is kept, to be opened again and again.
+trait Place {
+    type Opened: Catalog;
+
+    fn open(&self) -> impl Future<Output = Self::Opened>;
+}
+
+impl Place for MemoryStore {
+    type Opened = Self;
+
+    async fn open(&self) -> Self {
+        self.clone()
+    }
+}
+
+impl Place for Directory {
+    type Opened = SqliteStore;
+
+    async fn open(&self) -> SqliteStore {
+        self.store().await
+    }
+}
+
+macro_rules! store_contract {
+    ($store:ident, $place:expr, [$($case:ident),* $(,)?]) => {
+        mod $store {
+            $(
+                #[tokio::test]
+                async fn $case() {
+                    super::$case(&$place).await;
+                }
+            )*
+        }
+    };
+}
+
+/// The cases, for each store.
+macro_rules! stores {
+    ($($store:ident => $place:expr;)*) => {
+        $(store_contract!($store, $place, [
+            every_record_reads_back,
+            a_snapshot_holds_the_network_also_after_reopening,
+            an_empty_store_has_nothing,
+            writing_again_replaces,
+            deleting_a_device_takes_all_of_it,
+            deleting_a_gateway_leaves_its_air,
+            deleting_a_task_takes_all_of_it,
+            each_delete_removes_one_record,
+            deleting_what_is_not_there_does_nothing,
+            a_failing_commit_leaves_nothing,
+            a_failing_commit_undoes_replacing_and_deleting,
+            references_must_hold,
+            numbers_that_cannot_be_kept_are_refused,
+            records_of_another_tenant_are_out_of_reach,
+            only_active_tasks_are_restored,
+            lists_are_paged_by_key,
+            devices_are_filtered,
+            tags_follow_the_settings,
+            tasks_are_filtered,
+            task_devices_are_filtered,
+            task_devices_come_in_sequence_order,
+            devices_are_counted_by_state,
+            active_tasks_of_devices,
+            requests_are_forgotten_after_a_day,
+            thousands_of_changes_fit_one_commit,
+        ]);)*
+    };
+}
+
+stores! {
+    memory => lorawan_fuota::store::MemoryStore::new();
+    sqlite => crate::store_sqlite::Directory::new();
+}
+
+fn first(size: u32) -> Page {
+    Page { size, after: None }
+}
+
+fn after(size: u32, key: impl ToString) -> Page {
+    Page {
+        size,
+        after: Some(key.to_string()),
+    }
+}
+
+async fn filled<P: Place>(place: &P) -> P::Opened {
+    let store = place.open().await;
+    store.commit(&network()).await.unwrap();
+    store
+}
+
+async fn every_record_reads_back<P: Place>(place: &P) {
+    let store = filled(place).await;
+    let t = tenant();
+    let profiles = store.device_profiles(&t, &first(9)).await.unwrap();
+    assert_eq!(profiles, [profile(&t, "meter")]);
+    assert_eq!(
+        store.device_profile(&t, "meter").await.unwrap(),
+        Some(profile(&t, "meter"))
+    );
+    let expected = network_snapshot();
+    let all = store
+        .devices(&t, &DeviceFilter::default(), &first(9))
+        .await
+        .unwrap();
+    assert_eq!(all, expected.devices);
+    for device in expected.devices {
+        let read = store.device(&t, device.settings.dev_eui).await.unwrap();
+        assert_eq!(read, Some(device));
+    }
+    assert!(store.device_exists(eui(1)).await.unwrap());
+    let activation = store.activation(eui(1)).await.unwrap();
+    let expected_activation = Activation {
+        dev_eui: eui(1),
+        join: Some(join()),
+        session: Some(session(0x8000_0000)),
+    };
+    assert_eq!(activation, expected_activation);
+    assert_eq!(store.gateways(&first(9)).await.unwrap(), expected.gateways);
+    for gateway in expected.gateways {
+        let read = store.gateway(gateway.settings.eui).await.unwrap();
+        assert_eq!(read, Some(gateway));
+    }
+    let read = store.multicast_group(&t, "g1").await.unwrap();
+    assert_eq!(read, Some(group(&t, "g1")));
+    let (metadata, bytes) = image(&t, 1);
+    assert_eq!(
+        store.image(&t, sha(1)).await.unwrap(),
+        Some(metadata.clone())
+    );
+    assert_eq!(store.images(&t, &first(9)).await.unwrap(), [metadata]);
+    assert_eq!(store.image_bytes(&t, sha(1)).await.unwrap(), Some(bytes));
+    let id = task_id("t1");
+    let read = store.task(&t, &id).await.unwrap();
+    assert_eq!(read, Some(task(&t, "t1", TaskState::Distributing)));
+    let read = store.task_device(&id, eui(2)).await.unwrap();
+    assert_eq!(read, Some(task_device("t1", 2, DeviceState::Failed, 7)));
+    assert_eq!(store.waves(&id).await.unwrap(), [wave("t1", 0)]);
+    let sessions = store.distribution_sessions(&id).await.unwrap();
+    assert_eq!(sessions, [distribution("t1", 0)]);
+    let read = store.distribution_session(&session_id("t1", 0)).await;
+    assert_eq!(read.unwrap(), Some(distribution("t1", 0)));
+    let read = store.task_snapshot(&t, &id).await.unwrap();
+    assert_eq!(read.as_ref(), expected.tasks.first());
+    let read = store.request(&t, "r1").await.unwrap();
+    assert_eq!(read, Some(request(&t, "r1", at(0))));
+}
+
+async fn a_snapshot_holds_the_network_also_after_reopening<P: Place>(place: &P) {
+    let store = filled(place).await;
+    assert_eq!(store.snapshot().await.unwrap(), network_snapshot());
+    drop(store);
+    let store = place.open().await;
+    assert_eq!(store.snapshot().await.unwrap(), network_snapshot());
+}
+
+async fn an_empty_store_has_nothing<P: Place>(place: &P) {
+    let store = place.open().await;
+    let t = tenant();
+    store.commit(&[]).await.unwrap();
+    assert_eq!(store.snapshot().await.unwrap(), Snapshot::default());
+    assert_eq!(store.device(&t, eui(1)).await.unwrap(), None);
+    assert!(!store.device_exists(eui(1)).await.unwrap());
+    let activation = store.activation(eui(1)).await.unwrap();
+    assert_eq!((activation.join, activation.session), (None, None));
+    assert_eq!(store.image_bytes(&t, sha(1)).await.unwrap(), None);
+    assert_eq!(store.task_snapshot(&t, &task_id("t1")).await.unwrap(), None);
+    assert_eq!(store.request(&t, "r1").await.unwrap(), None);
+    let counts = store.task_counts(&task_id("t1")).await.unwrap();
+    assert_eq!(counts, BTreeMap::new());
+}
+
+async fn writing_again_replaces<P: Place>(place: &P) {
+    let store = filled(place).await;
+    let mut expected = network_snapshot();
+    let mut changes = Vec::new();
+
+    let profile = &mut expected.profiles[0];
+    profile.packages.clock_sync = None;
+    profile.version_source = VersionSource::FirmwareManagement;
+    changes.push(Change::PutDeviceProfile(profile.clone()));
+    let device = &mut expected.devices[0];
+    device.settings.model = "m2".to_owned();
+    device.status = DeviceStatus::default();
+    changes.push(Change::PutDeviceSettings(device.settings.clone()));
+    changes.push(Change::PutDeviceStatus(eui(1), DeviceStatus::default()));
+    expected.keys[0] = derived_keys(1);
+    changes.push(Change::PutDeviceKeys(derived_keys(1)));
+    expected.joins[0].1.dev_nonces.insert(2);
+    changes.push(Change::PutJoinState(eui(1), expected.joins[0].1.clone()));
+    expected.sessions[0].1.f_cnt_up = None;
+    changes.push(Change::PutSession(eui(1), expected.sessions[0].1.clone()));
+    let gateway = &mut expected.gateways[0];
+    gateway.settings.position = None;
+    gateway.status.last_seen = None;
+    changes.push(Change::PutGatewaySettings(gateway.settings.clone()));
+    changes.push(Change::PutGatewayStatus(
+        gateway_eui(1),
+        gateway.status.clone(),
+    ));
+    expected.ledgers[0].minutes.clear();
+    changes.push(Change::PutAirLedger(expected.ledgers[0].clone()));
+    expected.mc_groups[0].next_mc_f_cnt += 1;
+    changes.push(Change::PutMcGroup(expected.mc_groups[0].clone()));
+    let active = &mut expected.tasks[0];
+    active.task.seed = None;
+    active.task.state = TaskState::Completing;
+    changes.push(Change::PutTask(active.task.clone()));
+    active.image.0.file_name = "renamed".to_owned();
+    active.image.1 = vec![1, 2, 3].into();
+    let (metadata, bytes) = active.image.clone();
+    changes.push(Change::PutImage(metadata, bytes));
+    active.devices[0].reason = None;
+    changes.push(Change::PutTaskDevice(active.devices[0].clone()));
+    active.waves[0].ended_at = None;
+    changes.push(Change::PutWave(active.waves[0].clone()));
+    active.sessions[0].phase = SessionPhase::Closed;
+    changes.push(Change::PutDistributionSession(active.sessions[0].clone()));
+    let mut renamed = group(&tenant(), "g1");
+    renamed.devices.clear();
+    changes.push(Change::PutMulticastGroup(renamed.clone()));
+    let again = request(&tenant(), "r1", at(1));
+    changes.push(Change::PutRequest(again.clone()));
+
+    store.commit(&changes).await.unwrap();
+    assert_eq!(store.snapshot().await.unwrap(), expected);
+    let read = store.multicast_group(&tenant(), "g1").await.unwrap();
+    assert_eq!(read, Some(renamed));
+    assert_eq!(store.request(&tenant(), "r1").await.unwrap(), Some(again));
+}
+
+async fn deleting_a_device_takes_all_of_it<P: Place>(place: &P) {
+    let store = filled(place).await;
+    store.commit(&[Change::DeleteDevice(eui(1))]).await.unwrap();
+    let mut expected = network_snapshot();
+    expected.devices.remove(0);
+    expected.keys.remove(0);
+    expected.joins.clear();
+    expected.sessions.remove(0);
+    assert_eq!(store.snapshot().await.unwrap(), expected);
+
+    let again = Change::PutDeviceSettings(settings(&tenant(), 1));
+    store.commit(&[again]).await.unwrap();
+    let device = store.device(&tenant(), eui(1)).await.unwrap().unwrap();
+    assert_eq!(device.status, DeviceStatus::default());
+    let activation = store.activation(eui(1)).await.unwrap();
+    assert_eq!((activation.join, activation.session), (None, None));
+}
+
+async fn deleting_a_gateway_leaves_its_air<P: Place>(place: &P) {
+    let store = filled(place).await;
+    store
+        .commit(&[Change::DeleteGateway(gateway_eui(1))])
+        .await
+        .unwrap();
+    let mut expected = network_snapshot();
+    expected.gateways.remove(0);
+    assert_eq!(store.snapshot().await.unwrap(), expected);
+
+    let again = Change::PutGatewaySettings(gateway(1));
+    store.commit(&[again]).await.unwrap();
+    let read = store.gateway(gateway_eui(1)).await.unwrap().unwrap();
+    assert_eq!(read.status, GatewayStatus::default());
+}
+
+async fn deleting_a_task_takes_all_of_it<P: Place>(place: &P) {
+    let store = filled(place).await;
+    let neighbour = [
+        Change::PutTask(task(&tenant(), "t10", TaskState::Draft)),
+        Change::PutTaskDevice(task_device("t10", 1, DeviceState::Pending, 0)),
+        Change::PutMcGroup(mc_group("t10", 0)),
+    ];
+    store.commit(&neighbour).await.unwrap();
+    let id = task_id("t1");
+    store
+        .commit(&[Change::DeleteTask(id.clone())])
+        .await
+        .unwrap();
+    let mut expected = network_snapshot();
+    expected.tasks.clear();
+    expected.mc_groups = vec![mc_group("t10", 0)];
+    assert_eq!(store.snapshot().await.unwrap(), expected);
+    assert_eq!(store.task_device(&id, eui(1)).await.unwrap(), None);
+    assert_eq!(store.waves(&id).await.unwrap(), []);
+    assert_eq!(store.distribution_sessions(&id).await.unwrap(), []);
+    let counts = store.task_counts(&task_id("t10")).await.unwrap();
+    assert_eq!(counts, BTreeMap::from([(DeviceState::Pending, 1)]));
+}
+
+async fn each_delete_removes_one_record<P: Place>(place: &P) {
+    let store = filled(place).await;
+    let more = [
+        Change::PutDeviceProfile(profile(&tenant(), "spare")),
+        put_image(&tenant(), 9),
+    ];
+    store.commit(&more).await.unwrap();
+    let deletes = [
+        Change::DeleteJoinState(eui(1)),
+        Change::DeleteSession(eui(2)),
+        Change::DeleteMulticastGroup(tenant(), "g1".to_owned()),
+        Change::DeleteTaskDevice(task_id("t1"), eui(1)),
+        Change::DeleteMcGroup(session_id("t1", 0)),
+        Change::DeleteDeviceProfile(tenant(), "spare".to_owned()),
+        Change::DeleteImage(tenant(), sha(9)),
+    ];
+    store.commit(&deletes).await.unwrap();
+    let mut expected = network_snapshot();
+    expected.joins.clear();
+    expected.sessions.pop();
+    expected.mc_groups.clear();
+    expected.tasks[0].devices.remove(0);
+    assert_eq!(store.snapshot().await.unwrap(), expected);
+    assert_eq!(store.multicast_group(&tenant(), "g1").await.unwrap(), None);
+    assert_eq!(store.image(&tenant(), sha(9)).await.unwrap(), None);
+    assert_eq!(store.image_bytes(&tenant(), sha(9)).await.unwrap(), None);
+}
+
+async fn deleting_what_is_not_there_does_nothing<P: Place>(place: &P) {
+    let store = filled(place).await;
+    let deletes = [
+        Change::DeleteDeviceProfile(tenant(), "no".to_owned()),
+        Change::DeleteDevice(eui(99)),
+        Change::DeleteJoinState(eui(99)),
+        Change::DeleteSession(eui(99)),
+        Change::DeleteGateway(gateway_eui(99)),
+        Change::DeleteMulticastGroup(tenant(), "no".to_owned()),
+        Change::DeleteImage(tenant(), sha(99)),
+        Change::DeleteTask(task_id("no")),
+        Change::DeleteTaskDevice(task_id("t1"), eui(99)),
+        Change::DeleteMcGroup(session_id("t1", 99)),
+    ];
+    store.commit(&deletes).await.unwrap();
+    assert_eq!(store.snapshot().await.unwrap(), network_snapshot());
+}
+
+async fn a_failing_commit_leaves_nothing<P: Place>(place: &P) {
+    let store = place.open().await;
+    let mut changes = network();
+    changes.push(Change::PutSession(eui(99), session(0)));
+    let error = store.commit(&changes).await.unwrap_err();
+    assert_eq!(
+        error,
+        StoreError::NotFound("end-device a0b3d57ed0000063".to_owned())
+    );
+    assert_eq!(store.snapshot().await.unwrap(), Snapshot::default());
+    assert_eq!(store.image_bytes(&tenant(), sha(1)).await.unwrap(), None);
+    assert_eq!(store.request(&tenant(), "r1").await.unwrap(), None);
+    // And the store goes on.
+    store.commit(&network()).await.unwrap();
+    assert_eq!(store.snapshot().await.unwrap(), network_snapshot());
+}
+
+async fn a_failing_commit_undoes_replacing_and_deleting<P: Place>(place: &P) {
+    let store = filled(place).await;
+    let mut retagged = settings(&tenant(), 2);
+    retagged.tags.clear();
+    let changes = [
+        Change::DeleteTask(task_id("t1")),
+        Change::DeleteImage(tenant(), sha(1)),
+        Change::DeleteDevice(eui(1)),
+        Change::PutDeviceSettings(retagged),
+        Change::PutSession(eui(2), session(77)),
+        Change::PutSession(eui(2), session(78)),
+        Change::DeleteGateway(gateway_eui(1)),
+        Change::PutRequest(request(&tenant(), "r2", at(999_999))),
+        Change::DeleteDeviceProfile(tenant(), "meter".to_owned()),
+    ];
+    let error = store.commit(&changes).await.unwrap_err();
+    assert_eq!(
+        error,
+        StoreError::Conflict("device profile meter is in use".to_owned())
+    );
+    assert_eq!(store.snapshot().await.unwrap(), network_snapshot());
+    assert!(store.request(&tenant(), "r1").await.unwrap().is_some());
+    let filter = DeviceFilter {
+        tags: settings(&tenant(), 2).tags,
+        ..DeviceFilter::default()
+    };
+    let tagged = store.devices(&tenant(), &filter, &first(9)).await.unwrap();
+    assert_eq!(tagged.len(), 2);
+}
+
+async fn references_must_hold<P: Place>(place: &P) {
+    let store = filled(place).await;
+    let t = tenant();
+    let not_found = |text: &str| StoreError::NotFound(text.to_owned());
+    let conflict = |text: &str| StoreError::Conflict(text.to_owned());
+    let mut unknown_profile = settings(&t, 3);
+    unknown_profile.profile = "no".to_owned();
+    let mut unknown_image = task(&t, "t2", TaskState::Draft);
+    unknown_image.images = vec![sha(9)];
+    let device = "end-device a0b3d57ed0000063";
+    let gateway = "gateway f000000000000063";
+    let refused = [
+        (
+            Change::PutDeviceSettings(unknown_profile),
+            not_found("device profile no"),
+        ),
+        (
+            Change::PutDeviceStatus(eui(99), status()),
+            not_found(device),
+        ),
+        (Change::PutDeviceKeys(root_keys(99)), not_found(device)),
+        (Change::PutJoinState(eui(99), join()), not_found(device)),
+        (
+            Change::PutGatewayStatus(gateway_eui(99), gateway_status()),
+            not_found(gateway),
+        ),
+        (
+            Change::PutTask(unknown_image),
+            not_found(&format!("image {}", sha(9))),
+        ),
+        (
+            Change::PutTaskDevice(task_device("no", 1, DeviceState::Pending, 0)),
+            not_found("task no"),
+        ),
+        (Change::PutWave(wave("no", 0)), not_found("task no")),
+        (
+            Change::PutDistributionSession(distribution("no", 0)),
+            not_found("task no"),
+        ),
+        (Change::PutMcGroup(mc_group("no", 0)), not_found("task no")),
+        (
+            Change::DeleteImage(t.clone(), sha(1)),
+            conflict(&format!("image {} is in use", sha(1))),
+        ),
+    ];
+    for (change, expected) in refused {
+        assert_eq!(store.commit(&[change]).await, Err(expected));
+    }
+    assert_eq!(store.snapshot().await.unwrap(), network_snapshot());
+}
+
+async fn numbers_that_cannot_be_kept_are_refused<P: Place>(place: &P) {
+    let store = filled(place).await;
+    let mut settings = gateway(1);
+    settings.antenna_gain_dbi = f32::NAN;
+    let mut heard = status();
+    heard.links.get_mut(&gateway_eui(1)).unwrap().snr_db = f32::INFINITY;
+    for change in [
+        Change::PutGatewaySettings(settings),
+        Change::PutDeviceStatus(eui(1), heard),
+    ] {
+        let error = store.commit(&[change]).await.unwrap_err();
+        assert!(matches!(error, StoreError::Corrupt(_)), "{error}");
+    }
+    assert_eq!(store.snapshot().await.unwrap(), network_snapshot());
+}
+
+async fn records_of_another_tenant_are_out_of_reach<P: Place>(place: &P) {
+    let store = filled(place).await;
+    let (mine, theirs) = (tenant(), other_tenant());
+    assert_eq!(store.device(&theirs, eui(1)).await.unwrap(), None);
+    assert_eq!(store.device_profile(&theirs, "meter").await.unwrap(), None);
+    assert_eq!(store.multicast_group(&theirs, "g1").await.unwrap(), None);
+    assert_eq!(store.image(&theirs, sha(1)).await.unwrap(), None);
+    assert_eq!(store.image_bytes(&theirs, sha(1)).await.unwrap(), None);
+    assert_eq!(store.task(&theirs, &task_id("t1")).await.unwrap(), None);
+    let snapshot = store.task_snapshot(&theirs, &task_id("t1")).await.unwrap();
+    assert_eq!(snapshot, None);
+    assert_eq!(store.request(&theirs, "r1").await.unwrap(), None);
+
+    // The same names are free to them, but not the identifiers that are unique in the network.
+    let own = [
+        Change::PutDeviceProfile(profile(&theirs, "meter")),
+        Change::PutMulticastGroup(group(&theirs, "g1")),
+        put_image(&theirs, 1),
+        Change::PutRequest(request(&theirs, "r1", at(0))),
+    ];
+    store.commit(&own).await.unwrap();
+    assert_eq!(
+        store
+            .commit(&[Change::PutDeviceSettings(settings(&theirs, 1))])
+            .await,
+        Err(StoreError::Conflict(
+            "end-device a0b3d57ed0000001 exists already".to_owned()
+        ))
+    );
+    assert_eq!(
+        store
+            .commit(&[Change::PutTask(task(&theirs, "t1", TaskState::Draft))])
+            .await,
+        Err(StoreError::Conflict("task t1 exists already".to_owned()))
+    );
+    let more = [
+        Change::PutDeviceSettings(settings(&theirs, 3)),
+        Change::PutTask(task(&theirs, "t2", TaskState::Draft)),
+    ];
+    store.commit(&more).await.unwrap();
+
+    let filter = DeviceFilter::default();
+    let devices = store.devices(&theirs, &filter, &first(9)).await.unwrap();
+    assert_eq!(devices.len(), 1);
+    assert_eq!(devices[0].settings.dev_eui, eui(3));
+    let tasks = store
+        .tasks(&theirs, &TaskFilter::default(), &first(9))
+        .await
+        .unwrap();
+    assert_eq!(tasks, [task(&theirs, "t2", TaskState::Draft)]);
+    let groups = store.multicast_groups(&theirs, &first(9)).await.unwrap();
+    assert_eq!(groups, [group(&theirs, "g1")]);
+    let profiles = store.device_profiles(&theirs, &first(9)).await.unwrap();
+    assert_eq!(profiles, [profile(&theirs, "meter")]);
+    let images = store.images(&theirs, &first(9)).await.unwrap();
+    assert_eq!(images, [image(&theirs, 1).0]);
+    for (owner, count) in [(&mine, 2), (&theirs, 1)] {
+        let found = store.count_devices_of_profile(owner, "meter").await;
+        assert_eq!(found, Ok(count));
+    }
+}
+
+async fn only_active_tasks_are_restored<P: Place>(place: &P) {
+    let store = filled(place).await;
+    let states = [
+        ("a", TaskState::Draft),
+        ("b", TaskState::Scheduled),
+        ("c", TaskState::Preparing),
+        ("d", TaskState::Completing),
+        ("e", TaskState::Completed),
+        ("f", TaskState::Cancelling),
+        ("g", TaskState::Cancelled),
+        ("h", TaskState::Failed),
+    ];
+    let changes: Vec<_> = states
+        .iter()
+        .map(|(id, state)| Change::PutTask(task(&tenant(), id, *state)))
+        .collect();
+    store.commit(&changes).await.unwrap();
+    let snapshot = store.snapshot().await.unwrap();
+    let restored: Vec<_> = snapshot
+        .tasks
+        .iter()
+        .map(|t| t.task.id.0.as_str())
+        .collect();
+    assert_eq!(restored, ["b", "c", "d", "f", "t1"]);
+    // A draft is no business of the snapshot, but can be read whole.
+    let draft = store.task_snapshot(&tenant(), &task_id("a")).await.unwrap();
+    assert_eq!(draft.unwrap().image, image(&tenant(), 1));
+}
+
+async fn lists_are_paged_by_key<P: Place>(place: &P) {
+    let store = filled(place).await;
+    let t = tenant();
+    let mut changes = Vec::new();
+    for n in (3..=7).rev() {
+        changes.push(Change::PutDeviceSettings(settings(&t, n)));
+        changes.push(Change::PutGatewaySettings(gateway(n)));
+        changes.push(Change::PutTask(task(
+            &t,
+            &format!("t{n}"),
+            TaskState::Draft,
+        )));
+        changes.push(Change::PutDeviceProfile(profile(&t, &format!("p{n}"))));
+        changes.push(Change::PutMulticastGroup(group(&t, &format!("g{n}"))));
+        changes.push(put_image(&t, u8::try_from(n).unwrap()));
+        let device = task_device("t1", n, DeviceState::Pending, 0);
+        changes.push(Change::PutTaskDevice(device));
+    }
+    store.commit(&changes).await.unwrap();
+
+    let any = DeviceFilter::default();
+    let mut page = first(3);
+    let mut seen = Vec::new();
+    loop {
+        let devices = store.devices(&t, &any, &page).await.unwrap();
+        let Some(last) = devices.last() else { break };
+        page = after(3, last.settings.dev_eui);
+        seen.push(devices.len());
+    }
+    assert_eq!(seen, [3, 3, 1]);
+
+    let page = after(2, gateway_eui(3));
+    let gateways = store.gateways(&page).await.unwrap();
+    let euis: Vec<_> = gateways.iter().map(|g| g.settings.eui).collect();
+    assert_eq!(euis, [gateway_eui(4), gateway_eui(5)]);
+    let tasks = store
+        .tasks(&t, &TaskFilter::default(), &after(2, "t4"))
+        .await;
+    let ids: Vec<_> = tasks.unwrap().into_iter().map(|t| t.id.0).collect();
+    assert_eq!(ids, ["t5", "t6"]);
+    let profiles = store.device_profiles(&t, &after(9, "p6")).await.unwrap();
+    assert_eq!(profiles, [profile(&t, "p7")]);
+    let groups = store.multicast_groups(&t, &after(1, "g1")).await.unwrap();
+    assert_eq!(groups, [group(&t, "g3")]);
+    let images = store.images(&t, &after(1, sha(5))).await.unwrap();
+    assert_eq!(images, [image(&t, 6).0]);
+    let filter = TaskDeviceFilter::default();
+    let devices = store
+        .task_devices(&task_id("t1"), &filter, &after(2, eui(1)))
+        .await
+        .unwrap();
+    let euis: Vec<_> = devices.iter().map(|d| d.dev_eui).collect();
+    assert_eq!(euis, [eui(2), eui(3)]);
+}
+
+async fn devices_are_filtered<P: Place>(place: &P) {
+    let store = filled(place).await;
+    let t = tenant();
+    let mut odd = settings(&t, 3);
+    odd.profile = "valve".to_owned();
+    odd.model = "m2".to_owned();
+    odd.tags = BTreeMap::from([("site".to_owned(), "south".to_owned())]);
+    let changes = [
+        Change::PutDeviceProfile(profile(&t, "valve")),
+        Change::PutDeviceSettings(odd),
+    ];
+    store.commit(&changes).await.unwrap();
+
+    let tags = |pairs: &[(&str, &str)]| -> BTreeMap<String, String> {
+        let owned = |(k, v): &(&str, &str)| ((*k).to_owned(), (*v).to_owned());
+        pairs.iter().map(owned).collect()
+    };
+    let filter =
+        |profile: Option<&str>, model: Option<&str>, pairs: &[(&str, &str)]| DeviceFilter {
+            profile: profile.map(str::to_owned),
+            model: model.map(str::to_owned),
+            tags: tags(pairs),
+        };
+    let odd_tag = ("it's \"odd\" $.", "50 %_");
+    let cases: [(DeviceFilter, &[u64]); 9] = [
+        (filter(Some("valve"), None, &[]), &[3]),
+        (filter(Some("meter"), None, &[]), &[1, 2]),
+        (filter(None, Some("m2"), &[]), &[3]),
+        (filter(None, None, &[("site", "north")]), &[1, 2]),
+        (filter(None, None, &[("site", "south")]), &[3]),
+        (filter(None, None, &[odd_tag, ("site", "north")]), &[1, 2]),
+        (filter(None, None, &[odd_tag, ("site", "south")]), &[]),
+        (filter(None, None, &[("site", "nort_")]), &[]),
+        (filter(Some("meter"), Some("m2"), &[]), &[]),
+    ];
+    for (filter, expected) in cases {
+        let devices = store.devices(&t, &filter, &first(9)).await.unwrap();
+        let found: Vec<_> = devices.iter().map(|d| d.settings.dev_eui).collect();
+        let expected: Vec<_> = expected.iter().map(|n| eui(*n)).collect();
+        assert_eq!(found, expected, "{filter:?}");
+    }
+    let page = after(1, eui(1));
+    let filter = filter(None, None, &[("site", "north")]);
+    let devices = store.devices(&t, &filter, &page).await.unwrap();
+    assert_eq!(devices.len(), 1);
+    assert_eq!(devices[0].settings.dev_eui, eui(2));
+}
+
+async fn tags_follow_the_settings<P: Place>(place: &P) {
+    let store = filled(place).await;
+    let t = tenant();
+    let mut moved = settings(&t, 1);
+    moved.tags = BTreeMap::from([("site".to_owned(), "south".to_owned())]);
+    let changes = [
+        Change::PutDeviceSettings(moved),
+        Change::DeleteDevice(eui(2)),
+    ];
+    store.commit(&changes).await.unwrap();
+    for (value, expected) in [("north", 0), ("south", 1)] {
+        let filter = DeviceFilter {
+            tags: BTreeMap::from([("site".to_owned(), value.to_owned())]),
+            ..DeviceFilter::default()
+        };
+        let devices = store.devices(&t, &filter, &first(9)).await.unwrap();
+        assert_eq!(devices.len(), expected, "{value}");
+    }
+}
+
+async fn tasks_are_filtered<P: Place>(place: &P) {
+    let store = filled(place).await;
+    let t = tenant();
+    let mut other_image = task(&t, "t2", TaskState::Draft);
+    other_image.images = vec![sha(2)];
+    let mut changed_image = task(&t, "t3", TaskState::Draft);
+    let changes = [
+        put_image(&t, 2),
+        Change::PutTask(other_image),
+        Change::PutTask(changed_image.clone()),
+        Change::PutTaskDevice(task_device("t3", 2, DeviceState::Pending, 0)),
+    ];
+    store.commit(&changes).await.unwrap();
+    changed_image.images = vec![sha(2)];
+    store
+        .commit(&[Change::PutTask(changed_image)])
+        .await
+        .unwrap();
+
+    let any = TaskFilter::default();
+    let state = |state| TaskFilter {
+        state: Some(state),
+        ..any.clone()
+    };
+    let image = |image| TaskFilter {
+        image: Some(image),
+        ..any.clone()
+    };
+    let device = |device| TaskFilter {
+        device: Some(device),
+        ..any.clone()
+    };
+    let both = TaskFilter {
+        state: Some(TaskState::Draft),
+        image: Some(sha(2)),
+        device: Some(eui(2)),
+    };
+    let cases: [(TaskFilter, &[&str]); 9] = [
+        (any.clone(), &["t1", "t2", "t3"]),
+        (state(TaskState::Draft), &["t2", "t3"]),
+        (state(TaskState::Completed), &[]),
+        (image(sha(1)), &["t1"]),
+        (image(sha(2)), &["t2", "t3"]),
+        (device(eui(1)), &["t1"]),
+        (device(eui(2)), &["t1", "t3"]),
+        (device(eui(9)), &[]),
+        (both, &["t3"]),
+    ];
+    for (filter, expected) in cases {
+        let tasks = store.tasks(&t, &filter, &first(9)).await.unwrap();
+        let ids: Vec<_> = tasks.iter().map(|task| task.id.0.as_str()).collect();
+        assert_eq!(ids, expected, "{filter:?}");
+    }
+}
+
+async fn task_devices_are_filtered<P: Place>(place: &P) {
+    let store = filled(place).await;
+    let mut silent = task_device("t1", 3, DeviceState::Silent, 0);
+    silent.reason = Some(DeviceReason::NoAnswer);
+    let mut pending = task_device("t1", 4, DeviceState::Pending, 0);
+    pending.reason = None;
+    let changes = [
+        Change::PutTaskDevice(silent),
+        Change::PutTaskDevice(pending),
+    ];
+    store.commit(&changes).await.unwrap();
+
+    let filter = |state, reason| TaskDeviceFilter {
+        state,
+        reason,
+        after_sequence: None,
+    };
+    let mic = Some(DeviceReason::MicError);
+    let cases: [(TaskDeviceFilter, &[u64]); 6] = [
+        (filter(None, None), &[1, 2, 3, 4]),
+        (filter(Some(DeviceState::Failed), None), &[2]),
+        (filter(None, mic), &[1, 2]),
+        (filter(Some(DeviceState::Receiving), mic), &[1]),
+        (filter(Some(DeviceState::Silent), mic), &[]),
+        (filter(Some(DeviceState::Pending), None), &[4]),
+    ];
+    for (filter, expected) in cases {
+        let page = first(9);
+        let devices = store.task_devices(&task_id("t1"), &filter, &page).await;
+        let found: Vec<_> = devices.unwrap().iter().map(|d| d.dev_eui).collect();
+        let expected: Vec<_> = expected.iter().map(|n| eui(*n)).collect();
+        assert_eq!(found, expected, "{filter:?}");
+    }
+}
+
+async fn task_devices_come_in_sequence_order<P: Place>(place: &P) {
+    let store = filled(place).await;
+    let sequences = [(3, 100), (4, 20), (5, 3), (6, 9)];
+    let changes: Vec<_> = sequences
+        .iter()
+        .map(|(n, sequence)| task_device("t1", *n, DeviceState::Failed, *sequence))
+        .map(Change::PutTaskDevice)
+        .collect();
+    store.commit(&changes).await.unwrap();
+
+    let id = task_id("t1");
+    let filter = |after_sequence| TaskDeviceFilter {
+        after_sequence: Some(after_sequence),
+        ..TaskDeviceFilter::default()
+    };
+    let cases: [(u64, Page, &[u64]); 6] = [
+        (0, first(9), &[3, 7, 8, 9, 20, 100]),
+        (7, first(9), &[8, 9, 20, 100]),
+        (7, first(2), &[8, 9]),
+        (7, after(2, 9), &[20, 100]),
+        (30, after(2, 9), &[100]),
+        (u64::MAX, first(9), &[]),
+    ];
+    for (sequence, page, expected) in cases {
+        let devices = store.task_devices(&id, &filter(sequence), &page).await;
+        let found: Vec<_> = devices.unwrap().iter().map(|d| d.sequence).collect();
+        assert_eq!(found, expected, "after {sequence}, {page:?}");
+    }
+    let failed = TaskDeviceFilter {
+        state: Some(DeviceState::Failed),
+        ..filter(7)
+    };
+    let devices = store.task_devices(&id, &failed, &first(9)).await.unwrap();
+    let found: Vec<_> = devices.iter().map(|d| d.sequence).collect();
+    assert_eq!(found, [9, 20, 100]);
+    let bad_page = after(9, "x");
+    let error = store.task_devices(&id, &filter(0), &bad_page).await;
+    assert!(error.is_err());
+}
+
+async fn devices_are_counted_by_state<P: Place>(place: &P) {
+    let store = filled(place).await;
+    let change = Change::PutTaskDevice(task_device("t1", 3, DeviceState::Failed, 0));
+    store.commit(&[change]).await.unwrap();
+    let counts = store.task_counts(&task_id("t1")).await.unwrap();
+    let expected = BTreeMap::from([(DeviceState::Receiving, 1), (DeviceState::Failed, 2)]);
+    assert_eq!(counts, expected);
+}
+
+async fn active_tasks_of_devices<P: Place>(place: &P) {
+    let store = filled(place).await;
+    let mut changes = Vec::new();
+    for (id, state) in [
+        ("a", TaskState::Scheduled),
+        ("b", TaskState::Draft),
+        ("c", TaskState::Completed),
+    ] {
+        changes.push(Change::PutTask(task(&tenant(), id, state)));
+        let device = task_device(id, 2, DeviceState::Pending, 0);
+        changes.push(Change::PutTaskDevice(device));
+    }
+    store.commit(&changes).await.unwrap();
+    let asked = [eui(2), eui(1), eui(2), eui(9)];
+    let held = store.active_tasks_of(&asked).await.unwrap();
+    let expected = [
+        (eui(1), task_id("t1")),
+        (eui(2), task_id("a")),
+        (eui(2), task_id("t1")),
+    ];
+    assert_eq!(held, expected);
+    assert_eq!(store.active_tasks_of(&[]).await.unwrap(), []);
+}
+
+async fn requests_are_forgotten_after_a_day<P: Place>(place: &P) {
+    const DAY: i64 = 24 * 3600;
+    let store = place.open().await;
+    let t = tenant();
+    let put = |id: &str, seconds| Change::PutRequest(request(&tenant(), id, at(seconds)));
+    let foreign = Change::PutRequest(request(&other_tenant(), "old", at(0)));
+    store.commit(&[put("old", 0), foreign]).await.unwrap();
+    store.commit(&[put("edge", DAY)]).await.unwrap();
+    // Exactly a day old: still there. Kept by the time in the records, not by any clock.
+    assert!(store.request(&t, "old").await.unwrap().is_some());
+    store.commit(&[put("new", DAY + 1)]).await.unwrap();
+    assert_eq!(store.request(&t, "old").await.unwrap(), None);
+    assert_eq!(store.request(&other_tenant(), "old").await.unwrap(), None);
+    assert!(store.request(&t, "edge").await.unwrap().is_some());
+    assert!(store.request(&t, "new").await.unwrap().is_some());
+}
+
+async fn thousands_of_changes_fit_one_commit<P: Place>(place: &P) {
+    const DEVICES: u64 = 2000;
+    let store = place.open().await;
+    let mut changes = vec![
+        Change::PutDeviceProfile(profile(&tenant(), "meter")),
+        put_image(&tenant(), 1),
+        Change::PutTask(task(&tenant(), "t1", TaskState::Preparing)),
+    ];
+    for n in 0..DEVICES {
+        changes.push(Change::PutDeviceSettings(settings(&tenant(), n)));
+        changes.push(Change::PutDeviceKeys(root_keys(n)));
+        changes.push(Change::PutSession(eui(n), session(0)));
+        changes.push(Change::PutDeviceStatus(eui(n), status()));
+        let device = task_device("t1", n, DeviceState::Preparing, n + 1);
+        changes.push(Change::PutTaskDevice(device));
+    }
+    store.commit(&changes).await.unwrap();
+    let snapshot = store.snapshot().await.unwrap();
+    assert_eq!(snapshot.devices.len(), 2000);
+    assert_eq!(snapshot.tasks[0].devices.len(), 2000);
+}

@@ -1,0 +1,505 @@
+//! Records for the store tests: every field filled, every optional one present, numbers that are hard to write in decimal.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use lorawan_fuota::lorawan::PackageVersion;
+use lorawan_fuota::lorawan::identifiers::{DevAddr, DevEui, GatewayEui, JoinEui};
+use lorawan_fuota::lorawan::keys::{Key128, KeyDerivation};
+use lorawan_fuota::lorawan::region::Region;
+use lorawan_fuota::record::*;
+use lorawan_fuota::time::Timestamp;
+
+pub(crate) fn tenant() -> TenantId {
+    TenantId::default()
+}
+
+pub(crate) fn other_tenant() -> TenantId {
+    TenantId("other".to_owned())
+}
+
+pub(crate) fn at(seconds: i64) -> Timestamp {
+    Timestamp::from_micros(1_790_000_000_000_001 + seconds * 1_000_000)
+}
+
+/// No run of bytes that another record could hold by chance.
+pub(crate) fn key(byte: u8) -> Key128 {
+    Key128::from_bytes(std::array::from_fn(|n| {
+        let n = u8::try_from(n).unwrap();
+        byte.wrapping_add(n.wrapping_mul(n).wrapping_mul(37))
+    }))
+}
+
+pub(crate) fn eui(n: u64) -> DevEui {
+    DevEui(0xa0b3_d57e_d000_0000 + n)
+}
+
+pub(crate) fn gateway_eui(n: u64) -> GatewayEui {
+    GatewayEui(0xf000_0000_0000_0000 + n)
+}
+
+pub(crate) fn task_id(text: &str) -> TaskId {
+    TaskId(text.to_owned())
+}
+
+pub(crate) fn session_id(task: &str, number: u16) -> SessionId {
+    SessionId {
+        task: task_id(task),
+        number,
+    }
+}
+
+pub(crate) fn profile(tenant: &TenantId, id: &str) -> DeviceProfile {
+    let package = |version, f_port| Some(Package { version, f_port });
+    DeviceProfile {
+        tenant: tenant.clone(),
+        id: id.to_owned(),
+        display_name: "Wasserzähler \"M\" 水 \u{0}\n".to_owned(),
+        lorawan_version: LorawanVersion::V1_0_4,
+        region: Region::Eu868,
+        supports_class_b: true,
+        supports_class_c: true,
+        always_class_c: true,
+        packages: Packages {
+            clock_sync: package(PackageVersion::V1, 202),
+            multicast_setup: package(PackageVersion::V2, 200),
+            fragmentation: package(PackageVersion::V2, 201),
+            firmware_management: package(PackageVersion::V1, 203),
+        },
+        limits: DecoderLimits {
+            max_nb_frag: 16_383,
+            max_frag_size: 239,
+            max_lost: Some(800),
+            max_groups: 4,
+            max_frag_sessions: 3,
+        },
+        status_interpretation: StatusInterpretation::LoraBasicsModem,
+        uplink_interval: Duration::new(3600, 123_456_789),
+        after_reboot: AfterReboot {
+            rejoins: true,
+            f_cnt_reset: FCntReset::AllowAfterReboot,
+            loses_groups: true,
+        },
+        version_source: VersionSource::UplinkField(UplinkField {
+            f_port: 7,
+            offset: 3,
+            length: 4,
+            big_endian: true,
+        }),
+    }
+}
+
+pub(crate) fn settings(tenant: &TenantId, n: u64) -> DeviceSettings {
+    DeviceSettings {
+        tenant: tenant.clone(),
+        dev_eui: eui(n),
+        profile: "meter".to_owned(),
+        display_name: format!("device {n}"),
+        model: "m1".to_owned(),
+        tags: BTreeMap::from([
+            ("site".to_owned(), "north".to_owned()),
+            ("it's \"odd\" $.".to_owned(), "50 %_".to_owned()),
+        ]),
+        created_at: at(-5),
+    }
+}
+
+pub(crate) fn status() -> DeviceStatus {
+    let version = |version| ComponentVersion {
+        version,
+        at: at(7),
+        since: at(6),
+    };
+    DeviceStatus {
+        last_seen: Some(at(10)),
+        links: BTreeMap::from([(
+            gateway_eui(1),
+            Link {
+                rssi_dbm: -120,
+                snr_db: -7.3,
+                at: at(9),
+            },
+        )]),
+        versions: BTreeMap::from([
+            ("main".to_owned(), version(u32::MAX)),
+            ("radio".to_owned(), version(2)),
+        ]),
+        capabilities: BTreeMap::from([(
+            3,
+            Capability {
+                version: 2,
+                at: at(8),
+            },
+        )]),
+        next_session_cnt: [1, 2, 3, u16::MAX],
+        mc_slots: [
+            None,
+            Some(McSlot {
+                session: session_id("t1", 0),
+                group: Some("g1".to_owned()),
+                confirmed: true,
+                leftover: true,
+            }),
+            None,
+            None,
+        ],
+        frag_slots: [
+            Some(FragSlot {
+                task: task_id("t1"),
+                confirmed: true,
+                leftover: true,
+            }),
+            None,
+            None,
+            None,
+        ],
+        loss_permille: Some(77),
+        reboot_expected: true,
+    }
+}
+
+pub(crate) fn root_keys(n: u64) -> DeviceKeys {
+    DeviceKeys {
+        dev_eui: eui(n),
+        multicast: MulticastKeys::Root {
+            key: key(0x11),
+            derivation: KeyDerivation::GenAppKey,
+        },
+    }
+}
+
+pub(crate) fn derived_keys(n: u64) -> DeviceKeys {
+    DeviceKeys {
+        dev_eui: eui(n),
+        multicast: MulticastKeys::Derived {
+            mc_root_key: key(0x22),
+            data_block_int_key: key(0x33),
+        },
+    }
+}
+
+pub(crate) fn join() -> JoinState {
+    JoinState {
+        join_eui: JoinEui(0x0102_0304_0506_0708),
+        app_key: key(0x44),
+        next_join_nonce: 0x00ff_ffff,
+        dev_nonces: [0, 1, u16::MAX].into(),
+    }
+}
+
+pub(crate) fn session(next_f_cnt_down: u32) -> Session {
+    Session {
+        dev_addr: DevAddr(0x2601_0a0b),
+        nwk_s_key: key(0x55),
+        app_s_key: key(0x66),
+        f_cnt_up: Some(u32::MAX),
+        next_f_cnt_down,
+        rx1_delay_s: 5,
+        rx1_dr_offset: 2,
+        rx2_dr: 3,
+        rx2_frequency_hz: 869_525_000,
+        activated_at: at(-1),
+        imported: true,
+    }
+}
+
+pub(crate) fn gateway(n: u64) -> GatewaySettings {
+    GatewaySettings {
+        eui: gateway_eui(n),
+        display_name: "roof".to_owned(),
+        position: Some(Position {
+            latitude: 52.520_006_599_999_995,
+            longitude: -13.404_953_999_999_999,
+            altitude_m: 34.1,
+        }),
+        antenna_gain_dbi: 2.15,
+        cable_loss_db: 0.3,
+        max_eirp_dbm: Some(27.1),
+        gps: true,
+        beaconing: true,
+        lead_time: Duration::from_millis(1500),
+        air_share_permille: 500,
+        created_at: at(-9),
+    }
+}
+
+pub(crate) fn gateway_status() -> GatewayStatus {
+    GatewayStatus {
+        last_seen: Some(at(11)),
+        counters: GatewayCounters {
+            received: u64::MAX,
+            handed_over: 2,
+            queued: 3,
+            sent: 4,
+            refused: BTreeMap::from([("TOO_LATE".to_owned(), 5)]),
+            unknown: 6,
+        },
+    }
+}
+
+pub(crate) fn ledger(n: u64, sub_band: u8) -> AirLedger {
+    AirLedger {
+        gateway: gateway_eui(n),
+        sub_band,
+        minutes: BTreeMap::from([(-1, 7), (29_833_333, u64::MAX)]),
+    }
+}
+
+pub(crate) fn group(tenant: &TenantId, id: &str) -> MulticastGroup {
+    MulticastGroup {
+        tenant: tenant.clone(),
+        id: id.to_owned(),
+        display_name: "hall 3".to_owned(),
+        region: Region::Us915,
+        class: DeviceClass::C,
+        data_rate: Some(13),
+        frequency_hz: Some(923_300_000),
+        devices: [eui(1), eui(2)].into(),
+        created_at: at(1),
+    }
+}
+
+pub(crate) fn sha(byte: u8) -> Sha256 {
+    Sha256([byte; 32])
+}
+
+pub(crate) fn image(tenant: &TenantId, byte: u8) -> (Image, Arc<[u8]>) {
+    let bytes: Vec<u8> = (0..=255).cycle().take(20_000).collect();
+    let image = Image {
+        tenant: tenant.clone(),
+        sha256: sha(byte),
+        size_bytes: 20_000,
+        container: ImageContainer::Mcuboot,
+        file_name: "app.bin".to_owned(),
+        model: "m1".to_owned(),
+        component: "main".to_owned(),
+        target_version: 0x0102_0003,
+        version_text: "1.2.3".to_owned(),
+        annotations: BTreeMap::from([("build".to_owned(), "7".to_owned())]),
+        created_at: at(2),
+    };
+    (image, bytes.into())
+}
+
+pub(crate) fn put_image(tenant: &TenantId, byte: u8) -> Change {
+    let (image, bytes) = image(tenant, byte);
+    Change::PutImage(image, bytes)
+}
+
+pub(crate) fn task(tenant: &TenantId, id: &str, state: TaskState) -> Task {
+    Task {
+        tenant: tenant.clone(),
+        id: task_id(id),
+        display_name: "spring".to_owned(),
+        images: vec![sha(1)],
+        groups: vec!["g1".to_owned()],
+        success: SuccessCriterion::Running,
+        reboot: RebootMode::Countdown {
+            after: Duration::from_secs(60),
+        },
+        prepare_after: Some(at(20)),
+        window_start: Some(at(30)),
+        deadline: Some(at(40)),
+        options: TaskOptions {
+            data_rate: Some(5),
+            frequency_hz: Some(869_525_000),
+            frag_size: Some(200),
+            max_redundancy_percent: 150,
+            descriptor: Some([1, 2, 3, 4]),
+            block_ack_delay: Some(7),
+            max_attempts: 3,
+            cleanup_within: Duration::from_secs(99),
+        },
+        state,
+        reason: Some(TaskReason::DeadlinePassed),
+        reason_text: "too late".to_owned(),
+        sequence: 1 << 60,
+        counters: TaskCounters {
+            uncoded_frames: 1,
+            coded_frames: 2,
+            poll_frames: 3,
+            unicast_frames: 4,
+            refused_frames: 5,
+            airtime_us: 6,
+            multicast_airtime_us: 7,
+            undecodable_uplinks: 8,
+        },
+        created_at: at(3),
+        started_at: Some(at(4)),
+        ended_at: Some(at(5)),
+        seed: Some(key(0x77)),
+    }
+}
+
+pub(crate) fn task_device(task: &str, n: u64, state: DeviceState, sequence: u64) -> TaskDevice {
+    TaskDevice {
+        task: task_id(task),
+        dev_eui: eui(n),
+        state,
+        reason: Some(DeviceReason::MicError),
+        evidence: "FragSessionStatusAns".to_owned(),
+        session: Some(0),
+        setup: SetupStage {
+            group: true,
+            window: Some(2),
+            fragmentation: true,
+            resync: true,
+        },
+        tries: 1,
+        attempts: 9,
+        fragments: Some(FragmentReport {
+            received: 100,
+            missing: 255,
+            deficit: 12,
+            fragments_sent: 140,
+            at: at(50),
+        }),
+        session_cnt: 4,
+        version_before: Some(1),
+        frag_cleanup: CleanupState::Left,
+        group_cleanup: CleanupState::Confirmed,
+        reboot_at: Some(at(51)),
+        entered: BTreeMap::from([(DeviceState::Pending, at(45)), (state, at(46))]),
+        sequence,
+    }
+}
+
+pub(crate) fn wave(task: &str, number: u16) -> Wave {
+    Wave {
+        task: task_id(task),
+        number,
+        devices: vec![eui(2), eui(1)],
+        started_at: at(12),
+        ended_at: Some(at(13)),
+    }
+}
+
+pub(crate) fn distribution(task: &str, number: u16) -> DistributionSession {
+    DistributionSession {
+        id: session_id(task, number),
+        wave: 1,
+        phase: SessionPhase::Polling {
+            kind: PollKind::Individual,
+            until: at(60),
+        },
+        region: Region::Eu868,
+        class: DeviceClass::B,
+        data_rate: 3,
+        frequency_hz: 869_525_000,
+        gateways: vec![gateway_eui(1)],
+        mc_group_id: 1,
+        multicast_version: PackageVersion::V2,
+        frag_port: 201,
+        block: BlockParameters {
+            version: PackageVersion::V2,
+            frag_index: 1,
+            nb_frag: 100,
+            frag_size: 200,
+            padding: 17,
+            descriptor: [4, 3, 2, 1],
+            block_ack_delay: 4,
+        },
+        window: SessionWindow {
+            number: 2,
+            start: at(55),
+            time_out: 12,
+        },
+        uncoded_sent: 100,
+        coded_sent: 40,
+        coded_target: 50,
+        round: 3,
+        roll_calls: 1,
+    }
+}
+
+pub(crate) fn mc_group(task: &str, number: u16) -> McGroup {
+    McGroup {
+        session: session_id(task, number),
+        mc_addr: DevAddr(0xfe01_0203),
+        mc_key: key(0x88),
+        next_mc_f_cnt: 65_000,
+        region: Region::Eu868,
+        class: DeviceClass::C,
+        frequency_hz: 869_525_000,
+        data_rate: 3,
+        gateways: vec![gateway_eui(1), gateway_eui(2)],
+    }
+}
+
+pub(crate) fn request(tenant: &TenantId, id: &str, at: Timestamp) -> RequestRecord {
+    RequestRecord {
+        tenant: tenant.clone(),
+        request_id: id.to_owned(),
+        method: "/fuota.v1.Tasks/StartTask".to_owned(),
+        fingerprint: sha(0xab),
+        response: vec![0, 255, 1],
+        at,
+    }
+}
+
+/// Two devices, two gateways and one active task with everything that can belong to them, in an order every store takes.
+pub(crate) fn network() -> Vec<Change> {
+    vec![
+        Change::PutDeviceProfile(profile(&tenant(), "meter")),
+        Change::PutDeviceSettings(settings(&tenant(), 1)),
+        Change::PutDeviceSettings(settings(&tenant(), 2)),
+        Change::PutDeviceStatus(eui(1), status()),
+        Change::PutDeviceKeys(root_keys(1)),
+        Change::PutDeviceKeys(derived_keys(2)),
+        Change::PutJoinState(eui(1), join()),
+        Change::PutSession(eui(1), session(0x8000_0000)),
+        Change::PutSession(eui(2), session(1)),
+        Change::PutGatewaySettings(gateway(1)),
+        Change::PutGatewaySettings(gateway(2)),
+        Change::PutGatewayStatus(gateway_eui(1), gateway_status()),
+        Change::PutAirLedger(ledger(1, 0)),
+        Change::PutAirLedger(ledger(1, 10)),
+        Change::PutMulticastGroup(group(&tenant(), "g1")),
+        put_image(&tenant(), 1),
+        Change::PutTask(task(&tenant(), "t1", TaskState::Distributing)),
+        Change::PutTaskDevice(task_device("t1", 1, DeviceState::Receiving, 8)),
+        Change::PutTaskDevice(task_device("t1", 2, DeviceState::Failed, 7)),
+        Change::PutWave(wave("t1", 0)),
+        Change::PutDistributionSession(distribution("t1", 0)),
+        Change::PutMcGroup(mc_group("t1", 0)),
+        Change::PutRequest(request(&tenant(), "r1", at(0))),
+    ]
+}
+
+/// What [`network`] is restored as.
+pub(crate) fn network_snapshot() -> Snapshot {
+    let device = |n, status| Device {
+        settings: settings(&tenant(), n),
+        status,
+    };
+    Snapshot {
+        profiles: vec![profile(&tenant(), "meter")],
+        devices: vec![device(1, status()), device(2, DeviceStatus::default())],
+        keys: vec![root_keys(1), derived_keys(2)],
+        joins: vec![(eui(1), join())],
+        sessions: vec![(eui(1), session(0x8000_0000)), (eui(2), session(1))],
+        gateways: vec![
+            Gateway {
+                settings: gateway(1),
+                status: gateway_status(),
+            },
+            Gateway {
+                settings: gateway(2),
+                status: GatewayStatus::default(),
+            },
+        ],
+        ledgers: vec![ledger(1, 0), ledger(1, 10)],
+        mc_groups: vec![mc_group("t1", 0)],
+        tasks: vec![TaskSnapshot {
+            task: task(&tenant(), "t1", TaskState::Distributing),
+            image: image(&tenant(), 1),
+            devices: vec![
+                task_device("t1", 1, DeviceState::Receiving, 8),
+                task_device("t1", 2, DeviceState::Failed, 7),
+            ],
+            waves: vec![wave("t1", 0)],
+            sessions: vec![distribution("t1", 0)],
+        }],
+    }
+}
