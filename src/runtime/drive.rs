@@ -73,6 +73,7 @@ where
             }
         };
         debug!("machines restored");
+        transport.allow(engine.gateways());
         match turn(clock, transport, store, edges, &mut engine).await {
             Ok(()) => return Ok(()),
             Err(StoreError::Fenced) => return Err(StoreError::Fenced),
@@ -136,6 +137,9 @@ where
                 let _ = reply.send(Err(CommandError::Unavailable(error.to_string())));
             }
             return Err(error);
+        }
+        if !answers.is_empty() {
+            transport.allow(engine.gateways());
         }
         if !step.outbound.is_empty() {
             transport.transmit(step.outbound).await;

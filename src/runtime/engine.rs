@@ -161,6 +161,11 @@ impl<N: Network> Engine<N> {
         campaigns.chain(self.network.wake()).min()
     }
 
+    /// The gateways of the network.
+    pub fn gateways(&self) -> BTreeSet<GatewayEui> {
+        self.gateways.keys().copied().collect()
+    }
+
     /// The network, for its counters.
     pub fn network(&self) -> &N {
         &self.network
