@@ -3,6 +3,7 @@
 //! Two threads of work: the one writer (`drive`: gateways, campaigns, store) on a thread of its own, because its futures need
 //! not be `Send`, and the gRPC API on the others. SIGINT and SIGTERM end both; so does the end of either.
 
+use std::io::IsTerminal;
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -21,7 +22,7 @@ use lorawan_fuota::runtime::{Clock, Engine, Handle, drive, secrets};
 use lorawan_fuota::store::{MasterKey, SqliteStore};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
 /// Bits of an address that name the network: the prefix of NetIDs of type 0, and one bit that tells groups from devices.
 const NET_ID_BITS: u8 = 7;
@@ -34,14 +35,18 @@ pub(crate) fn run(args: &ServeArgs) -> ExitCode {
     {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            error!("{error:#}");
-            #[expect(clippy::print_stderr, reason = "logging may not be set up")]
-            {
-                eprintln!("fuota serve: {error:#}");
-            }
+            report(&error);
             ExitCode::FAILURE
         }
     }
+}
+
+#[expect(
+    clippy::print_stderr,
+    reason = "logging may not be set up, and a start that fails is for people"
+)]
+fn report(error: &anyhow::Error) {
+    eprintln!("fuota serve: {error:#}");
 }
 
 fn start(config: &Config, print_ports: bool) -> Result<()> {
@@ -200,6 +205,7 @@ fn log_to_stderr(config: &Config) -> Result<()> {
     let filter = tracing_subscriber::EnvFilter::try_new(&config.log).context("log")?;
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr);
     if config.log_json {
         builder.json().init();
