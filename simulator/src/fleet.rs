@@ -97,12 +97,12 @@ impl Fleet {
             .map(|n| {
                 let activation = Activation::Otaa {
                     join_eui: JOIN_EUI,
-                    app_key: key(&mut random),
+                    app_key: Key128::from_bytes(random.key()),
                     first_dev_nonce: 0,
                 };
                 let dev_eui = DevEui(0x70b3_d57e_d005_0000 + n);
                 let mut device =
-                    DeviceConfig::new(dev_eui, options.region, activation, key(&mut random));
+                    DeviceConfig::new(dev_eui, options.region, activation, Key128::from_bytes(random.key()));
                 device.class = Class::AWithMulticastC;
                 device.packages = Packages::all(options.packages);
                 device.uplinks.interval = options.uplink_interval;
@@ -225,17 +225,6 @@ fn activation_record(activation: &Activation) -> Option<v1::end_device::Activati
 fn region_number(region: Region) -> i32 {
     let name = format!("REGION_{}", region.name().replace('-', "_"));
     v1::Region::from_str_name(&name).unwrap_or_default().into()
-}
-
-fn key(random: &mut Random) -> Key128 {
-    let [a, b] = [
-        random.next_u64().to_le_bytes(),
-        random.next_u64().to_le_bytes(),
-    ];
-    let mut bytes = [0; 16];
-    bytes[..8].copy_from_slice(&a);
-    bytes[8..].copy_from_slice(&b);
-    Key128::from_bytes(bytes)
 }
 
 fn bytes(key: &Key128) -> prost::bytes::Bytes {

@@ -7,6 +7,7 @@
 
 pub mod bound;
 pub mod channel;
+pub mod check;
 pub mod device;
 pub mod fleet;
 pub mod gateway;

@@ -27,6 +27,15 @@ impl Random {
         mix(self.0)
     }
 
+    /// 16 random bytes, for a key of a simulated device.
+    pub fn key(&mut self) -> [u8; 16] {
+        let mut key = [0; 16];
+        for half in key.chunks_exact_mut(8) {
+            half.copy_from_slice(&self.next_u64().to_le_bytes());
+        }
+        key
+    }
+
     /// A number from 0 to `bound - 1`; 0 for a bound of 0 or 1.
     pub fn below(&mut self, bound: u64) -> u64 {
         // The high half of the product: no bias worth the name for bounds far below 2^64.

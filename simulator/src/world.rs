@@ -211,6 +211,17 @@ impl World {
         self.shared.faults.set(self.faults);
     }
 
+    /// Writes records past the loop, as the API does with images and drafts.
+    ///
+    /// # Panics
+    /// The store refuses them.
+    pub fn commit(&mut self, changes: &[Change]) {
+        let mut commit = Box::pin(self.shared.store.commit(changes));
+        let mut context = Context::from_waker(Waker::noop());
+        let written = commit.as_mut().poll(&mut context);
+        assert!(matches!(written, Poll::Ready(Ok(()))), "{written:?}");
+    }
+
     /// Has a command carried out; repeats it when a fault swallowed it.
     ///
     /// # Errors
