@@ -21,7 +21,9 @@ mod ledger;
 mod mac;
 mod receive_windows;
 mod schedule;
+pub mod semtech;
 mod sessions;
+pub mod udp;
 mod uplinks;
 
 use std::collections::{BTreeMap, BTreeSet};
