@@ -4,3 +4,6 @@
 
 mod frames_foreign;
 mod golden_erasure;
+mod native;
+mod native_foreign;
+mod native_net;
