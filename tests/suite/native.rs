@@ -503,7 +503,7 @@ fn a_group_sends_its_frames_back_to_back_by_the_counter_of_its_gateway() {
     net.uplink(&up);
     net.now += Duration::from_secs(5);
     let mut requests = vec![NetworkRequest::PutGroup(mc_group(Region::Us915, 1))];
-    requests.extend((0..5).map(|_| net.to_group(100)));
+    requests.extend((0..5).map(|_| net.group_frame(100)));
     let begin = net.now;
     let mut step = net.step(vec![], requests);
     assert_eq!(group_frames(&step), [(1, 0)]);
@@ -539,7 +539,7 @@ fn a_group_sends_its_frames_back_to_back_by_the_counter_of_its_gateway() {
 fn frames_of_two_gateways_are_staggered_and_counters_stay_in_order() {
     let mut net = Net::new(2);
     let mut requests = vec![NetworkRequest::PutGroup(mc_group(Region::Us915, 2))];
-    requests.extend((0..3).map(|_| net.to_group(200)));
+    requests.extend((0..3).map(|_| net.group_frame(200)));
     let mut on_air = Vec::new();
     let mut step = net.step(vec![], requests);
     let mut reports = 0;
@@ -574,19 +574,19 @@ fn frames_of_two_gateways_are_staggered_and_counters_stay_in_order() {
 #[test]
 fn a_group_counter_never_goes_back() {
     let mut net = Net::new(1);
-    let frame = net.to_group(10);
+    let frame = net.group_frame(10);
     let put = NetworkRequest::PutGroup(mc_group(Region::Eu868, 1));
     net.step(vec![], vec![put.clone(), frame]);
     assert_eq!(net.stored.mc_groups[0].next_mc_f_cnt, 1);
     net.run(Duration::from_secs(5));
     net.restart();
     // The campaign puts its group again after a restart, as it made it.
-    let frame = net.to_group(10);
+    let frame = net.group_frame(10);
     let step = net.step(vec![], vec![put.clone(), frame]);
     assert_eq!(group_frames(&step), [(1, 1)]);
     net.run(Duration::from_secs(5));
     let remove = NetworkRequest::RemoveGroup(session_id());
-    let frame = net.to_group(10);
+    let frame = net.group_frame(10);
     let step = net.step(vec![], vec![remove, put, frame]);
     assert_eq!(group_frames(&step), [(1, 2)]);
 }
@@ -603,7 +603,7 @@ fn a_group_frame_that_cannot_make_it_is_refused_with_its_reason() {
     };
     let hurried = slow(&mut net, Duration::from_secs(3));
     let late = slow(&mut net, Duration::from_secs(1));
-    let too_long = net.to_group(52);
+    let too_long = net.group_frame(52);
     net.step(
         vec![],
         vec![
@@ -663,7 +663,7 @@ fn an_answer_finds_its_window_between_the_frames_of_a_busy_group() {
     net.uplink(&said(&session, 10));
     net.now += Duration::from_secs(5);
     let mut requests = vec![NetworkRequest::PutGroup(mc_group(Region::Eu868, 1))];
-    requests.extend((0..20).map(|_| net.to_group(100)));
+    requests.extend((0..20).map(|_| net.group_frame(100)));
     net.step(vec![], requests);
     net.run(Duration::from_secs(1));
     let answer = net.answer(11, 20);
@@ -696,16 +696,16 @@ fn a_counter_proved_wrong_is_not_used_again() {
     let mut up = said(&session, 10);
     (up.frequency_hz, up.data_rate) = (902_300_000, "SF10BW125");
     net.uplink(&up);
-    let frame = net.to_group(10);
+    let frame = net.group_frame(10);
     let step = net.step(
         vec![],
         vec![NetworkRequest::PutGroup(mc_group(Region::Us915, 1)), frame],
     );
     assert!(matches!(step.commands[0].when, When::Counter(_)));
     net.ack(&step.commands[0].clone(), Err(Refusal::TooEarly));
-    let frame = net.to_group(10);
+    let frame = net.group_frame(10);
     net.step(vec![], vec![frame]);
-    let frame = net.to_group(10);
+    let frame = net.group_frame(10);
     let step = net.step(vec![], vec![frame]);
     let step = if step.commands.is_empty() {
         net.run(Duration::from_secs(1))
@@ -835,7 +835,7 @@ proptest! {
                     let result = if ok { Ok(()) } else { Err(Refusal::TooLate) };
                     inbound.extend([1, 2].map(|n| GatewayMessage::TxAck { gateway: eui(n), id: TransmissionId(id), result, at: net.now }));
                 }
-                Storm::Group { length } => requests.push(net.to_group(length)),
+                Storm::Group { length } => requests.push(net.group_frame(length)),
                 Storm::Answer { back, length } => requests.push(net.answer(f_cnt.saturating_sub(back), length)),
                 Storm::Wait { ms } => net.now += Duration::from_millis(ms),
                 Storm::Restart => {
@@ -878,4 +878,26 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn an_imported_session_does_not_put_the_downlink_counter_back() {
+    let (mut net, session) = Net::with_device(1, Region::Eu868);
+    let mut confirmed = said(&session, 10);
+    confirmed.confirmed = true;
+    net.uplink(&confirmed);
+    // The operator imports the session again as it was: under the same keys the counter goes on, and is written so.
+    net.import(DEVICE, session.clone());
+    let step = net.step(vec![], vec![]);
+    assert_eq!(committed_session(&step).next_f_cnt_down, 6);
+    // Under other keys it is the operator's.
+    let mut other = session;
+    other.nwk_s_key = Key128::from_bytes([0x33; 16]);
+    other.app_s_key = Key128::from_bytes([0x44; 16]);
+    net.import(DEVICE, other.clone());
+    net.now += Duration::from_secs(5);
+    let mut confirmed = said(&other, 10);
+    confirmed.confirmed = true;
+    let step = net.uplink(&confirmed);
+    open_down(&step.commands[0], &other, 5);
 }

@@ -116,7 +116,7 @@ fn multicast_fragments_in_both_regions() {
         let mut group = mc_group(region, 1);
         group.next_mc_f_cnt = 0x0001_0000;
         let mut requests = vec![NetworkRequest::PutGroup(group)];
-        requests.extend((0..3).map(|_| net.to_group(242)));
+        requests.extend((0..3).map(|_| net.group_frame(242)));
         let mut step = net.step(vec![], requests);
         step.add(net.run(Duration::from_secs(2)));
         assert_eq!(step.commands.len(), 3);

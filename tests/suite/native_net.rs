@@ -42,19 +42,23 @@ impl Step {
     }
 
     pub(super) fn uplinks(&self) -> Vec<&Uplink> {
-        let uplink = |event| match event {
-            &NetworkEvent::Heard(Heard::Uplink(ref uplink)) => Some(uplink),
-            _ => None,
-        };
-        self.events.iter().filter_map(uplink).collect()
+        self.events
+            .iter()
+            .filter_map(|event| match event {
+                NetworkEvent::Heard(Heard::Uplink(uplink)) => Some(uplink),
+                _ => None,
+            })
+            .collect()
     }
 
     pub(super) fn reports(&self) -> Vec<&TxReport> {
-        let report = |event| match event {
-            &NetworkEvent::Report(ref report) => Some(report),
-            _ => None,
-        };
-        self.events.iter().filter_map(report).collect()
+        self.events
+            .iter()
+            .filter_map(|event| match event {
+                NetworkEvent::Report(report) => Some(report),
+                _ => None,
+            })
+            .collect()
     }
 
     pub(super) fn outcome(&self) -> TxOutcome {
@@ -338,7 +342,7 @@ impl Net {
         NetworkRequest::Send(self.downlink(Target::Device(DEVICE), Some(uplink), length))
     }
 
-    pub(super) fn to_group(&mut self, length: usize) -> NetworkRequest {
+    pub(super) fn group_frame(&mut self, length: usize) -> NetworkRequest {
         NetworkRequest::Send(self.downlink(Target::Group(session_id()), None, length))
     }
 
@@ -395,9 +399,12 @@ pub(super) fn open_down(
     (frame, clear.unwrap())
 }
 pub(super) fn committed_session(step: &Step) -> &Session {
-    let session = |change| match change {
-        &Change::PutSession(_, ref session) => Some(session),
-        _ => None,
-    };
-    step.changes.iter().rev().find_map(session).unwrap()
+    step.changes
+        .iter()
+        .rev()
+        .find_map(|change| match change {
+            Change::PutSession(_, session) => Some(session),
+            _ => None,
+        })
+        .unwrap()
 }
