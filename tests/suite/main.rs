@@ -6,4 +6,6 @@ mod frames_foreign;
 mod golden_erasure;
 mod native;
 mod native_foreign;
+mod native_groups;
 mod native_net;
+mod native_storm;
