@@ -5,6 +5,11 @@
 mod campaign;
 mod frames_foreign;
 mod golden_erasure;
+mod native;
+mod native_foreign;
+mod native_groups;
+mod native_net;
+mod native_storm;
 mod store_contract;
 mod store_records;
 mod store_sqlite;

@@ -163,7 +163,7 @@ pub(super) mod tests {
     #[test]
     fn a_status_is_written_every_half_minute_at_most() {
         let mut gateway = gateway(|_| {});
-        let at = |seconds| Timestamp::from_unix_seconds(1_700_000_000 + seconds);
+        let at = |seconds: i64| Timestamp::from_unix_seconds(1_700_000_000 + seconds);
         let mut writes = 0;
         for second in 0..=60 {
             gateway.heard(at(second));

@@ -46,6 +46,8 @@ pub(super) struct Groups {
     groups: BTreeMap<SessionId, Group>,
     changed: BTreeSet<SessionId>,
     deleted: BTreeSet<SessionId>,
+    /// Where the counters of removed groups stand: a group put back goes on from there.
+    retired: BTreeMap<SessionId, u32>,
     served: u64,
     wake: Option<Timestamp>,
 }
@@ -71,6 +73,9 @@ impl Groups {
     pub(super) fn put(&mut self, record: McGroup) {
         let session = record.session.clone();
         let mut group = Group::new(record);
+        if let Some(counter) = self.retired.remove(&session) {
+            group.record.next_mc_f_cnt = group.record.next_mc_f_cnt.max(counter);
+        }
         if let Some(known) = self.groups.remove(&session) {
             let counter = known.record.next_mc_f_cnt;
             group.record.next_mc_f_cnt = group.record.next_mc_f_cnt.max(counter);
@@ -104,6 +109,8 @@ impl Groups {
         for (_, downlink) in group.queue {
             air.refuse(downlink.id, Refusal::NoSession);
         }
+        let counter = group.record.next_mc_f_cnt;
+        self.retired.insert(session.clone(), counter);
         self.changed.remove(session);
         self.deleted.insert(session.clone());
     }

@@ -72,7 +72,7 @@ mod tests {
         Heard {
             // GPS time is 18 s ahead of UTC since 2017.
             received_at: Timestamp::from_micros(
-                (315_964_800 + 1_000_000_000 - 18) * 1_000_000 + 500_000,
+                (315_964_800 + 1_400_000_000 - 18) * 1_000_000 + 500_000,
             ),
             data_rate: data_rate.parse().unwrap(),
             snr_db,
@@ -87,7 +87,7 @@ mod tests {
             &heard("SF10BW125", 3.0),
         );
         let mut expected = vec![0x02, 18, 3, 0x0d];
-        expected.extend(1_000_000_000u32.to_le_bytes());
+        expected.extend(1_400_000_000u32.to_le_bytes());
         expected.extend([0x80, 0x10]);
         assert_eq!((answers, unread), (expected, 0));
     }

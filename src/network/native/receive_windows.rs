@@ -123,12 +123,9 @@ pub(super) fn place(
     for clearance in [Clearance::Spectrum, Clearance::OwnGateway] {
         for opening in openings {
             let start = uplink.received_at + Duration::from_micros(u64::from(opening.delay_us));
-            if start > deadline {
+            // A window before `earliest` opens before the frame may be on air: the frame comes too late for it.
+            if !(earliest..=deadline).contains(&start) {
                 refusal = graver(refusal, Refusal::TooLate);
-                continue;
-            }
-            if start < earliest {
-                refusal = graver(refusal, Refusal::TooEarly);
                 continue;
             }
             let emission = Emission {
@@ -158,11 +155,10 @@ pub(super) fn place(
 /// Of two reasons the one that says more of why the frame could not be sent.
 fn graver(one: Refusal, other: Refusal) -> Refusal {
     let weight = |refusal| match refusal {
-        Refusal::NoAirTime => 5,
-        Refusal::CollisionPacket => 4,
-        Refusal::TxFreq => 3,
-        Refusal::TooLate => 2,
-        Refusal::TooEarly => 1,
+        Refusal::NoAirTime => 4,
+        Refusal::CollisionPacket => 3,
+        Refusal::TxFreq => 2,
+        Refusal::TooLate => 1,
         _ => 0,
     };
     if weight(other) > weight(one) {

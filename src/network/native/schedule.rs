@@ -141,7 +141,7 @@ mod tests {
         let mut schedule = schedule();
         schedule.reserve(TransmissionId(1), frame(1, 1000, 1100, 868_100_000));
         schedule.reserve(TransmissionId(2), frame(1, 1300, 1400, 868_100_000));
-        let wanted = |length| frame(1, 980, 980 + length, 869_525_000);
+        let wanted = |length: i64| frame(1, 980, 980 + length, 869_525_000);
         assert_eq!(
             schedule.earliest(&wanted(120), Clearance::OwnGateway),
             at(1140)
