@@ -129,6 +129,7 @@ pub fn run(options: &CheckOptions) -> Outcome {
     for (gateway, breaches) in world.lab(|lab| breaches(lab)) {
         broken(format!("gateway {gateway}: {breaches}"));
     }
+    if std::env::var_os("FUOTA_DEBUG").is_some() { world.lab(|lab| for d in lab.devices() { eprintln!("{} {:?} {:#?}", d.dev_eui(), d.counts(), d.log()); }); world.lab(|lab| for g in lab.gateways() { eprintln!("{} {:?}", g.eui(), g.counts()); }); eprintln!("{:#?}", devices); }
     Outcome {
         duration: world.now().since(begun),
         crashes: world.crashes(),
