@@ -1,1 +1,9 @@
-//! Simulated LoRaWAN gateways and end-devices.
+//! Simulated end-devices and gateways for lorawan-fuota, and the worlds they live in.
+//!
+//! `device`, `gateway` and `channel` are PURE and written from the specifications, never from the server's code. `lab`
+//! steps them in virtual time; `realtime` runs a lab against the wall clock and real sockets.
+
+pub mod channel;
+pub mod device;
+pub mod gateway;
+pub mod random;
