@@ -115,6 +115,9 @@ pub enum TxError {
     /// The radio cannot send with this power.
     #[error("power out of range")]
     TxPower,
+    /// There is no such gateway.
+    #[error("unknown gateway")]
+    UnknownGateway,
     /// The frame is empty or longer than 255 bytes. The forwarder does not answer such a request.
     #[error("frame size out of range")]
     Size,

@@ -6,4 +6,5 @@
 pub mod channel;
 pub mod device;
 pub mod gateway;
+pub mod lab;
 pub mod random;
