@@ -10,12 +10,14 @@ use std::time::Duration;
 use lorawan_fuota::firmware::sha256;
 use lorawan_fuota::lorawan::keys::{Key128, KeyDerivation};
 use lorawan_fuota::lorawan::region::Region;
-use lorawan_fuota::lorawan::{PackageVersion, clock_sync, firmware_management, fragmentation, multicast_setup};
+use lorawan_fuota::lorawan::{
+    PackageVersion, clock_sync, firmware_management, fragmentation, multicast_setup,
+};
 use lorawan_fuota::record::{
-    AfterReboot, Change, CleanupState, DecoderLimits, DeviceKeys, DeviceProfile, DeviceSettings, DeviceState,
-    FCntReset, GatewaySettings, Image, ImageContainer, JoinState, LorawanVersion, MulticastKeys, Package, Packages,
-    RebootMode, Sha256, StatusInterpretation, SuccessCriterion, Task, TaskCounters, TaskDevice, TaskId, TaskOptions,
-    TaskState, TenantId, VersionSource,
+    AfterReboot, Change, CleanupState, DecoderLimits, DeviceKeys, DeviceProfile, DeviceSettings,
+    DeviceState, FCntReset, GatewaySettings, Image, ImageContainer, JoinState, LorawanVersion,
+    MulticastKeys, Package, Packages, RebootMode, Sha256, StatusInterpretation, SuccessCriterion,
+    Task, TaskCounters, TaskDevice, TaskId, TaskOptions, TaskState, TenantId, VersionSource,
 };
 use lorawan_fuota::runtime::{Command, NewDevice};
 use lorawan_fuota::time::Timestamp;
@@ -70,7 +72,11 @@ impl CheckOptions {
         let us915 = random.chance(0.4);
         let v2 = random.chance(0.5);
         let rare = |random: &mut Random, most: f64| {
-            if random.chance(0.5) { 0.0 } else { most * f64::from(u32::try_from(random.below(100)).unwrap_or(0)) / 100.0 }
+            if random.chance(0.5) {
+                0.0
+            } else {
+                most * f64::from(u32::try_from(random.below(100)).unwrap_or(0)) / 100.0
+            }
         };
         let fleet = FleetOptions {
             seed,
@@ -80,7 +86,11 @@ impl CheckOptions {
             region: if us915 { Region::Us915 } else { Region::Eu868 },
             data_rate: if us915 { 13 } else { 5 },
             uplink_interval: Duration::from_secs(20 + random.below(100)),
-            packages: if v2 { PackageVersion::V2 } else { PackageVersion::V1 },
+            packages: if v2 {
+                PackageVersion::V2
+            } else {
+                PackageVersion::V1
+            },
         };
         let faults = Faults {
             commit_fails: rare(&mut random, 0.02),
@@ -91,7 +101,12 @@ impl CheckOptions {
             restart_after: Duration::from_secs(1 + random.below(20)),
         };
         let image_bytes = 500 + usize::try_from(random.below(8000)).unwrap_or(0);
-        Self { fleet, basics_modem: random.chance(0.25), image_bytes, faults }
+        Self {
+            fleet,
+            basics_modem: random.chance(0.25),
+            image_bytes,
+            faults,
+        }
     }
 }
 
@@ -102,26 +117,49 @@ impl CheckOptions {
 pub fn run(options: &CheckOptions) -> Outcome {
     let start = Timestamp::from_unix_seconds(1_800_000_000);
     let fleet = Fleet::new(options.fleet);
-    let mut world = World::new(lab(options, &fleet, start), start, options.fleet.seed, options.faults);
+    let mut world = World::new(
+        lab(options, &fleet, start),
+        start,
+        options.fleet.seed,
+        options.faults,
+    );
     enter(&mut world, options, &fleet, start);
     world.run_until(Duration::from_secs(30), |_| false);
     let (image, data) = image(options, &fleet, start);
     let task = task(options, &image, start);
-    world.commit(&[Change::PutImage(image.clone(), Arc::clone(&data)), Change::PutTask(task.clone())]);
+    world.commit(&[
+        Change::PutImage(image.clone(), Arc::clone(&data)),
+        Change::PutTask(task.clone()),
+    ]);
     world.release_faults();
     let id = task.id.clone();
     let begun = world.now();
     let devices = fleet.devices.iter().map(|d| d.dev_eui).collect();
-    let command = Command::StartTask { task: Box::new(task.clone()), image: (image, data), devices, groups: vec![] };
+    let command = Command::StartTask {
+        task: Box::new(task.clone()),
+        image: (image, data),
+        devices,
+        groups: vec![],
+    };
     // A commit of unknown fate may have started it already.
     let refused = world.command(&command).err();
-    let ended = world.run_until(LONGEST, |w| w.task(&id).is_some_and(|t| t.state.is_terminal()));
+    let ended = world.run_until(LONGEST, |w| {
+        w.task(&id).is_some_and(|t| t.state.is_terminal())
+    });
     let task = world.task(&id).unwrap_or(task);
     let devices = world.task_devices(&id);
     let mut violations = world.violations();
-    let mut broken = |what: String| violations.push(Violation { at: world.now(), what });
+    let mut broken = |what: String| {
+        violations.push(Violation {
+            at: world.now(),
+            what,
+        })
+    };
     if !ended {
-        broken(format!("the task has not ended within a day: {:?}, start refused: {refused:?}", task.state));
+        broken(format!(
+            "the task has not ended within a day: {:?}, start refused: {refused:?}",
+            task.state
+        ));
     }
     for device in &devices {
         check_device(&world, device, &mut broken);
@@ -129,7 +167,19 @@ pub fn run(options: &CheckOptions) -> Outcome {
     for (gateway, breaches) in world.lab(|lab| breaches(lab)) {
         broken(format!("gateway {gateway}: {breaches}"));
     }
-    if std::env::var_os("FUOTA_DEBUG").is_some() { world.lab(|lab| for d in lab.devices() { eprintln!("{} {:?} {:#?}", d.dev_eui(), d.counts(), d.log()); }); world.lab(|lab| for g in lab.gateways() { eprintln!("{} {:?}", g.eui(), g.counts()); }); eprintln!("{:#?}", devices); }
+    if std::env::var_os("FUOTA_DEBUG").is_some() {
+        world.lab(|lab| {
+            for d in lab.devices() {
+                eprintln!("{} {:?} {:#?}", d.dev_eui(), d.counts(), d.log());
+            }
+        });
+        world.lab(|lab| {
+            for g in lab.gateways() {
+                eprintln!("{} {:?}", g.eui(), g.counts());
+            }
+        });
+        eprintln!("{:#?}", devices);
+    }
     Outcome {
         duration: world.now().since(begun),
         crashes: world.crashes(),
@@ -143,23 +193,36 @@ pub fn run(options: &CheckOptions) -> Outcome {
 fn check_device(world: &World, device: &TaskDevice, broken: &mut impl FnMut(String)) {
     let dev_eui = device.dev_eui;
     if device.state != DeviceState::Running {
-        broken(format!("device {dev_eui} ended {:?} ({:?}): {}", device.state, device.reason, device.evidence));
+        broken(format!(
+            "device {dev_eui} ended {:?} ({:?}): {}",
+            device.state, device.reason, device.evidence
+        ));
     }
     world.lab(|lab| {
-        let Some(real) = lab.device(dev_eui) else { return };
-        if device.state == DeviceState::Running && real.running_version() != NEW_VERSION.to_ts006() {
-            broken(format!("device {dev_eui} is RUNNING but runs {:#010x}", real.running_version()));
+        let Some(real) = lab.device(dev_eui) else {
+            return;
+        };
+        if device.state == DeviceState::Running && real.running_version() != NEW_VERSION.to_ts006()
+        {
+            broken(format!(
+                "device {dev_eui} is RUNNING but runs {:#010x}",
+                real.running_version()
+            ));
         }
         let group = real.mc_groups().iter().flatten().count();
         if device.group_cleanup == CleanupState::Confirmed && group > 0 {
-            broken(format!("device {dev_eui} still has a group although its deletion is confirmed"));
+            broken(format!(
+                "device {dev_eui} still has a group although its deletion is confirmed"
+            ));
         }
     });
 }
 
 fn breaches(lab: &Lab) -> Vec<(lorawan_fuota::lorawan::identifiers::GatewayEui, String)> {
     let broke = lab.gateways().iter().filter(|g| !g.breaches().is_empty());
-    broke.map(|g| (g.eui(), format!("{:?}", g.breaches()))).collect()
+    broke
+        .map(|g| (g.eui(), format!("{:?}", g.breaches())))
+        .collect()
 }
 
 fn lab(options: &CheckOptions, fleet: &Fleet, start: Timestamp) -> Lab {
@@ -170,14 +233,20 @@ fn lab(options: &CheckOptions, fleet: &Fleet, start: Timestamp) -> Lab {
         }
         EndDevice::new(config, seed, start)
     });
-    let gateways =
-        fleet.gateways.iter().map(|eui| Gateway::new(GatewayConfig::new(*eui, options.fleet.region)));
+    let gateways = fleet
+        .gateways
+        .iter()
+        .map(|eui| Gateway::new(GatewayConfig::new(*eui, options.fleet.region)));
     let channel = ChannelConfig {
         uplink_loss: options.fleet.loss,
         downlink_loss: options.fleet.loss,
         collisions: true,
     };
-    Lab::new(devices.collect(), gateways.collect(), Channel::new(channel, seed))
+    Lab::new(
+        devices.collect(),
+        gateways.collect(),
+        Channel::new(channel, seed),
+    )
 }
 
 fn enter(world: &mut World, options: &CheckOptions, fleet: &Fleet, start: Timestamp) {
@@ -198,9 +267,13 @@ fn enter(world: &mut World, options: &CheckOptions, fleet: &Fleet, start: Timest
             created_at: start,
         })
     }));
-    commands.push(Command::PutDevices(fleet.devices.iter().map(|d| new_device(d, start)).collect()));
+    commands.push(Command::PutDevices(
+        fleet.devices.iter().map(|d| new_device(d, start)).collect(),
+    ));
     for command in commands {
-        world.command(&command).expect("the world takes its own fleet");
+        world
+            .command(&command)
+            .expect("the world takes its own fleet");
     }
 }
 
@@ -235,14 +308,20 @@ fn profile(options: &CheckOptions) -> DeviceProfile {
             StatusInterpretation::Spec
         },
         uplink_interval: options.fleet.uplink_interval,
-        after_reboot: AfterReboot { rejoins: true, f_cnt_reset: FCntReset::Refuse, loses_groups: true },
+        after_reboot: AfterReboot {
+            rejoins: true,
+            f_cnt_reset: FCntReset::Refuse,
+            loses_groups: true,
+        },
         version_source: VersionSource::FirmwareManagement,
     }
 }
 
 fn new_device(device: &DeviceConfig, start: Timestamp) -> NewDevice {
     let join = match &device.activation {
-        Activation::Otaa { join_eui, app_key, .. } => Some(JoinState {
+        Activation::Otaa {
+            join_eui, app_key, ..
+        } => Some(JoinState {
             join_eui: *join_eui,
             app_key: app_key.clone(),
             next_join_nonce: 1,
@@ -250,8 +329,10 @@ fn new_device(device: &DeviceConfig, start: Timestamp) -> NewDevice {
         }),
         Activation::Abp { .. } => None,
     };
-    let multicast =
-        MulticastKeys::Root { key: device.gen_app_key.clone(), derivation: KeyDerivation::GenAppKey };
+    let multicast = MulticastKeys::Root {
+        key: device.gen_app_key.clone(),
+        derivation: KeyDerivation::GenAppKey,
+    };
     NewDevice {
         settings: DeviceSettings {
             tenant: TenantId::default(),
@@ -262,7 +343,10 @@ fn new_device(device: &DeviceConfig, start: Timestamp) -> NewDevice {
             tags: BTreeMap::new(),
             created_at: start,
         },
-        keys: Some(DeviceKeys { dev_eui: device.dev_eui, multicast }),
+        keys: Some(DeviceKeys {
+            dev_eui: device.dev_eui,
+            multicast,
+        }),
         join,
         session: None,
     }
@@ -270,7 +354,9 @@ fn new_device(device: &DeviceConfig, start: Timestamp) -> NewDevice {
 
 fn image(options: &CheckOptions, fleet: &Fleet, start: Timestamp) -> (Image, Arc<[u8]>) {
     let mut random = Random::of(options.fleet.seed, 0x1aa6e);
-    let body: Vec<u8> = (0..options.image_bytes).map(|_| random.next_u64().to_le_bytes()[0]).collect();
+    let body: Vec<u8> = (0..options.image_bytes)
+        .map(|_| random.next_u64().to_le_bytes()[0])
+        .collect();
     let data = fleet.image(&body).expect("the body is small");
     let image = Image {
         tenant: TenantId::default(),
@@ -296,11 +382,16 @@ fn task(options: &CheckOptions, image: &Image, start: Timestamp) -> Task {
         images: vec![image.sha256],
         groups: vec![],
         success: SuccessCriterion::Running,
-        reboot: RebootMode::Countdown { after: Duration::from_secs(10) },
+        reboot: RebootMode::Countdown {
+            after: Duration::from_secs(10),
+        },
         prepare_after: None,
         window_start: None,
         deadline: None,
-        options: TaskOptions { data_rate: Some(options.fleet.data_rate), ..TaskOptions::default() },
+        options: TaskOptions {
+            data_rate: Some(options.fleet.data_rate),
+            ..TaskOptions::default()
+        },
         state: TaskState::Draft,
         reason: None,
         reason_text: String::new(),
@@ -309,6 +400,8 @@ fn task(options: &CheckOptions, image: &Image, start: Timestamp) -> Task {
         created_at: start,
         started_at: None,
         ended_at: None,
-        seed: Some(Key128::from_bytes(Random::of(options.fleet.seed, 0x5eed).key())),
+        seed: Some(Key128::from_bytes(
+            Random::of(options.fleet.seed, 0x5eed).key(),
+        )),
     }
 }

@@ -101,8 +101,12 @@ impl Fleet {
                     first_dev_nonce: 0,
                 };
                 let dev_eui = DevEui(0x70b3_d57e_d005_0000 + n);
-                let mut device =
-                    DeviceConfig::new(dev_eui, options.region, activation, Key128::from_bytes(random.key()));
+                let mut device = DeviceConfig::new(
+                    dev_eui,
+                    options.region,
+                    activation,
+                    Key128::from_bytes(random.key()),
+                );
                 device.class = Class::AWithMulticastC;
                 device.packages = Packages::all(options.packages);
                 device.uplinks.interval = options.uplink_interval;

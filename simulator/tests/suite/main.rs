@@ -1,0 +1,7 @@
+//! Tests of the simulated devices, gateways and labs through their public interface.
+
+mod bench;
+mod garbage;
+mod lab;
+mod link;
+mod update;
