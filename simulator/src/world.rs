@@ -584,6 +584,7 @@ impl Transport for WorldTransport {
                 .borrow_mut()
                 .request(at, gateway, request)
                 .map_err(refusal);
+            if std::env::var_os("FUOTA_DEBUG").is_some() { eprintln!("{at} -> {gateway} {:?} {} {:?} {} dBm {result:?}", command.when, command.frequency_hz, command.data_rate, command.power_dbm); }
             if !self.0.chance(self.0.faults.get().ack_lost) {
                 self.0.inbox.borrow_mut().push(GatewayMessage::TxAck {
                     gateway,

@@ -4,6 +4,7 @@
 //! PURE: no clock, no randomness, no I/O. Decoders never panic, check sizes first and do work bounded by the input's length.
 
 pub mod airtime;
+pub mod class_b;
 pub mod clock_sync;
 pub mod firmware_management;
 pub mod fragmentation;

@@ -5,6 +5,7 @@
 mod campaign;
 mod frames_foreign;
 mod golden_erasure;
+mod golden_keys;
 mod native;
 mod native_foreign;
 mod native_groups;

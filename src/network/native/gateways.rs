@@ -11,8 +11,9 @@ use crate::time::Timestamp;
 const FLUSH_INTERVAL: Duration = Duration::from_secs(30);
 /// How often a sign of life is passed on.
 const SEEN_INTERVAL: Duration = Duration::from_secs(1);
-/// Powers a frame may ask for, dBm.
-const POWERS: std::ops::RangeInclusive<i8> = -20..=40;
+/// Conducted power a gateway is asked for, dBm: 27 is the most the usual concentrators have in their tables, and forwarders
+/// refuse what is not in them.
+const POWERS: std::ops::RangeInclusive<i8> = -20..=27;
 
 /// A gateway on the allow-list.
 #[derive(Clone, Debug)]
@@ -143,9 +144,9 @@ pub(super) mod tests {
         let rx1 = Region::Eu868.sub_band(868_100_000, 125_000).unwrap();
         let us = Region::Us915.sub_band(923_300_000, 500_000).unwrap();
         let plain = gateway(|_| {});
-        assert_eq!(plain.power_dbm(&rx2), 29);
+        assert_eq!(plain.power_dbm(&rx2), 27);
         assert_eq!(plain.power_dbm(&rx1), 16);
-        assert_eq!(plain.power_dbm(&us), 28);
+        assert_eq!(plain.power_dbm(&us), 27);
         let outdoor = gateway(|s| {
             s.antenna_gain_dbi = 5.0;
             s.cable_loss_db = 0.5;
