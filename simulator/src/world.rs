@@ -85,6 +85,8 @@ struct Shared {
     random: Locked<Random>,
     faults: Locked<Faults>,
     crash: Locked<bool>,
+    /// The loop did something since it was polled.
+    progress: Locked<bool>,
 }
 
 /// A cell that futures may carry between threads, as the store's port asks; here only one thread ever looks.
@@ -148,6 +150,7 @@ impl World {
             random: Locked::new(Random::of(seed, 0xfa17)),
             faults: Locked::new(Faults::default()),
             crash: Locked::new(false),
+            progress: Locked::default(),
         });
         let native = NativeConfig::default();
         Self {
@@ -292,13 +295,8 @@ impl World {
                 return;
             }
             assert!(!ended, "the loop ended by itself");
-            let due = self
-                .shared
-                .wakes
-                .borrow()
-                .first()
-                .is_some_and(|at| *at <= self.now());
-            if self.shared.inbox.borrow().is_empty() && !due {
+            // The loop went on if it took something in, slept enough or wrote; otherwise it waits for a later moment.
+            if !std::mem::take(&mut *self.shared.progress.borrow_mut()) {
                 return;
             }
             if turn > STEPS_PER_MOMENT {
@@ -534,6 +532,7 @@ impl Clock for WorldClock {
     async fn sleep_until(&self, at: Timestamp) {
         poll_fn(|_| {
             if self.0.now.get() >= at {
+                self.0.progress.set(true);
                 return Poll::Ready(());
             }
             self.0.wakes.borrow_mut().insert(at);
@@ -553,10 +552,10 @@ impl Transport for WorldTransport {
         poll_fn(|_| {
             let waiting = std::mem::take(&mut *self.0.inbox.borrow_mut());
             if waiting.is_empty() {
-                Poll::Pending
-            } else {
-                Poll::Ready(waiting)
+                return Poll::Pending;
             }
+            self.0.progress.set(true);
+            Poll::Ready(waiting)
         })
         .await
     }
@@ -584,7 +583,12 @@ impl Transport for WorldTransport {
                 .borrow_mut()
                 .request(at, gateway, request)
                 .map_err(refusal);
-            if std::env::var_os("FUOTA_DEBUG").is_some() { eprintln!("{at} -> {gateway} {:?} {} {:?} {} dBm {result:?}", command.when, command.frequency_hz, command.data_rate, command.power_dbm); }
+            if std::env::var_os("FUOTA_DEBUG").is_some() {
+                eprintln!(
+                    "{at} -> {gateway} {:?} {} {:?} {} dBm {result:?}",
+                    command.when, command.frequency_hz, command.data_rate, command.power_dbm
+                );
+            }
             if !self.0.chance(self.0.faults.get().ack_lost) {
                 self.0.inbox.borrow_mut().push(GatewayMessage::TxAck {
                     gateway,

@@ -60,8 +60,8 @@ pub(super) struct SessionRun {
     resend: Option<u16>,
     /// End on air of the last frame, as far as reported.
     air_end: Timestamp,
-    /// Devices asked in the current poll that have not answered.
-    unanswered: BTreeSet<DevEui>,
+    /// Devices asked in the current poll that have not answered; unknown after a restart.
+    unanswered: Option<BTreeSet<DevEui>>,
     /// A device answered the current poll.
     heard_any: bool,
     /// Frames of the group released in this run of the server.
@@ -83,7 +83,7 @@ impl SessionRun {
             not_before: Timestamp::default(),
             resend: None,
             air_end: Timestamp::default(),
-            unanswered: BTreeSet::new(),
+            unanswered: None,
             heard_any: false,
             frames: 0,
         }
@@ -94,6 +94,10 @@ impl SessionRun {
         device
             .fragments
             .is_some_and(|report| report.fragments_sent == fragments_sent(&self.record))
+    }
+
+    fn all_answered(&self) -> bool {
+        self.unanswered.as_ref().is_some_and(BTreeSet::is_empty)
     }
 
     pub(super) fn wake(&self) -> Option<(Timestamp, Timer)> {
@@ -164,8 +168,7 @@ impl Campaign {
                 SessionPhase::Preparing if self.nobody_left(number) => self.close_session(number),
                 SessionPhase::Sending => self.release(now, number, around),
                 SessionPhase::Polling { kind, until } => {
-                    let over =
-                        now >= until || (session.unanswered.is_empty() && kind != PollKind::Gaps);
+                    let over = now >= until || (session.all_answered() && kind != PollKind::Gaps);
                     if session.waiting.is_none() && (over || self.nobody_left(number)) {
                         self.evaluate(now, number, kind, around);
                     } else if session.waiting.is_none()
@@ -365,7 +368,7 @@ impl Campaign {
         let Some(session) = self.sessions.get_mut(number) else {
             return;
         };
-        session.unanswered = unanswered;
+        session.unanswered = Some(unanswered);
         session.heard_any = false;
         let record = &mut session.record;
         let spread = fragmentation::block_ack_delay_max(record.block.block_ack_delay);
@@ -630,7 +633,9 @@ impl Campaign {
             status.loss_permille = Some(blend(status.loss_permille, loss(&report, sent)));
         }
         if let Some(session) = self.sessions.get_mut(number).filter(|_| settled) {
-            session.unanswered.remove(&dev_eui);
+            if let Some(unanswered) = &mut session.unanswered {
+                unanswered.remove(&dev_eui);
+            }
             session.heard_any = true;
         }
         if progress != Progress::Complete {
@@ -760,23 +765,18 @@ impl Campaign {
         around: &mut Surroundings<'_>,
     ) {
         let mut late = Vec::new();
-        for (dev_eui, state, _) in members
+        for (dev_eui, ..) in members
             .iter()
             .filter(|(dev_eui, ..)| !ready.contains(dev_eui))
         {
-            if self.heard_since_start(*dev_eui, around) {
+            if self.heard_since_start(*dev_eui, around)
+                || !self.was_given_time(now, *dev_eui, around)
+            {
                 late.push(*dev_eui);
-            } else if ready.is_empty() && *state <= DeviceState::Preparing {
-                // Nobody was heard at all: the whole session waits for another window.
             } else {
                 let evidence = "no uplink since the task began".to_owned();
-                self.conclude(
-                    now,
-                    *dev_eui,
-                    DeviceState::Silent,
-                    Some(DeviceReason::NoAnswer),
-                    evidence,
-                );
+                let reason = Some(DeviceReason::NoAnswer);
+                self.conclude(now, *dev_eui, DeviceState::Silent, reason, evidence);
             }
         }
         if ready.is_empty() || late.is_empty() {
@@ -798,6 +798,14 @@ impl Campaign {
             return;
         }
         self.follow_up(now, number, &late, start);
+    }
+
+    /// The task has run for several of the device's intervals.
+    fn was_given_time(&self, now: Timestamp, dev_eui: DevEui, around: &Surroundings<'_>) -> bool {
+        let patience = around.fleet.get(dev_eui).map(silence).unwrap_or_default();
+        self.task
+            .started_at
+            .is_none_or(|started| now >= started + patience)
     }
 
     /// A fresh session for devices that could not take part in `number`.

@@ -14,11 +14,13 @@ pub const DATA_FRAGMENT_OVERHEAD: u8 = 3;
 /// Largest `N` of a fragment: 14 bits (TS004-2.0.0 §3.6).
 pub const MAX_N: u16 = 16_383;
 /// Between two frames of one gateway: what the usual just-in-time queue keeps between timed frames.
-pub const FRAME_GAP: Duration = Duration::from_micros(42_500);
+pub const FRAME_GAP: Duration = Duration::from_micros(43_500);
 /// After `SessionTime` before the first frame: devices' clocks are good to a second or two.
 pub const WINDOW_GUARD: Duration = Duration::from_secs(2);
 /// Beyond 2^(BlockAckDelay+4): processing on the device, air time and the way to the server.
 pub const ANSWER_SLACK: Duration = Duration::from_secs(4);
+/// Coded fragments no budget counts: small blocks need several receptions more than they lost.
+pub const FREE_CODED: u32 = 16;
 /// Loss assumed of a fleet nobody has measured yet, permille.
 pub const UNKNOWN_LOSS_PERMILLE: u16 = 20;
 /// Receptions beyond the number lost until random rows have full rank, in the mean.
@@ -72,9 +74,9 @@ pub fn loss_of_exchanges(sends: u32, answers: u32) -> u16 {
     ceil_u16((1.0 - share.sqrt()) * 1000.0).min(900)
 }
 
-/// Most coded fragments a session may send: a share of `NbFrag`, and no further than `N` reaches.
+/// Most coded fragments a session may send: a share of `NbFrag` and [`FREE_CODED`] more, and no further than `N` reaches.
 pub fn coded_budget(nb_frag: u16, max_redundancy_percent: u16) -> u16 {
-    let share = u32::from(nb_frag) * u32::from(max_redundancy_percent) / 100;
+    let share = u32::from(nb_frag) * u32::from(max_redundancy_percent) / 100 + FREE_CODED;
     u16::try_from(share)
         .unwrap_or(u16::MAX)
         .min(MAX_N.saturating_sub(nb_frag))

@@ -105,7 +105,8 @@ impl Default for NativeConfig {
             tx_ack_timeout: Duration::from_secs(2),
             gateway_liveness: Duration::from_secs(60),
             min_lead: Duration::from_millis(100),
-            frame_gap: Duration::from_micros(42_500),
+            // 42.5 ms, and the millisecond by which forwarders round air time up.
+            frame_gap: Duration::from_micros(43_500),
             immediate_gap: Duration::from_millis(100),
             channel_sub_band: None,
         }
