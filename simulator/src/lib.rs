@@ -8,3 +8,6 @@ pub mod device;
 pub mod gateway;
 pub mod lab;
 pub mod random;
+pub mod realtime;
+pub mod semtech;
+pub mod udp;

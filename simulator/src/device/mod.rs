@@ -610,7 +610,9 @@ impl EndDevice {
         }
         if self.config.packages.clock_sync.is_some() {
             let patience = if by_mac { 2 } else { 0 };
-            let delay = self.config.uplinks.interval * patience;
+            let spread = self.config.uplinks.start_spread;
+            // Devices switched on together must not ask together.
+            let delay = self.config.uplinks.interval * patience + self.random.up_to(spread);
             let (mut environment, packages) = self.split(now);
             packages.clock_sync.ask(&mut environment, delay, true);
         }

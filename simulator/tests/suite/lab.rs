@@ -54,7 +54,11 @@ fn every_gateway_hears_every_uplink_unless_lost() {
     let uplinks = good.counts().uplinks;
     // Ten reports and, since nobody tells them, about nine requests for the time each.
     assert!((340..420).contains(&uplinks), "{uplinks}");
-    assert_eq!(received as u64, uplinks * 3);
+    // The last ones may still be on air.
+    assert!(
+        received % 3 == 0 && uplinks - received as u64 / 3 <= 2,
+        "{received} of {uplinks}"
+    );
     let mut lossy = lab(20, 0.3, false, 1);
     let share = run(&mut lossy, 10).len() as f64 / (lossy.counts().uplinks * 3) as f64;
     assert!((0.62..0.78).contains(&share), "{share}");

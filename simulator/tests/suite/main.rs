@@ -4,4 +4,5 @@ mod bench;
 mod garbage;
 mod lab;
 mod link;
+mod realtime;
 mod update;

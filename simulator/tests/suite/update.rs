@@ -166,19 +166,19 @@ impl Update {
         bytes
     }
 
-    /// Sends fragments from `first` on, three a second, until `count` were sent; a share is lost. Uplinks in between happen.
+    /// Sends fragments from `first` on, three a second, until `count` were sent; a share is lost. The device's uplinks are
+    /// let pass, so that nothing else is.
     fn send(&mut self, first: u16, count: u16, loss: f64, random: &mut Random) {
         for n in first..first + count {
-            let frame = mc_downlink(
-                self.mc_f_cnt,
-                fragmentation::DEFAULT_F_PORT,
-                &self.fragment(n),
-            );
+            let payload = self.fragment(n);
+            let frame = mc_downlink(self.mc_f_cnt, fragmentation::DEFAULT_F_PORT, &payload);
             self.mc_f_cnt += 1;
-            let at = self.bench.now.max(self.session_start + SECOND * 2);
-            while self.bench.next_uplink_before(at).is_some() {}
+            let mut at = self.bench.now.max(self.session_start + SECOND * 2);
+            while let Some(uplink) = self.bench.next_uplink_before(at + SECOND / 4) {
+                at = at.max(uplink.end + SECOND * 3);
+            }
             if !random.chance(loss) {
-                self.on_air(at, &frame);
+                assert!(self.on_air(at, &frame));
             }
             self.bench.now = at + SECOND / 3;
         }
