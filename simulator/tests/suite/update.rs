@@ -169,6 +169,9 @@ impl Update {
     /// Sends fragments from `first` on, three a second, until `count` were sent; a share is lost. The device's uplinks are
     /// let pass, so that nothing else is.
     fn send(&mut self, first: u16, count: u16, loss: f64, random: &mut Random) {
+        if let Some(uplink) = self.bench.heard.last() {
+            self.bench.now = self.bench.now.max(uplink.end + SECOND * 3);
+        }
         for n in first..first + count {
             let payload = self.fragment(n);
             let frame = mc_downlink(self.mc_f_cnt, fragmentation::DEFAULT_F_PORT, &payload);
