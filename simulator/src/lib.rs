@@ -5,9 +5,11 @@
 
 pub mod channel;
 pub mod device;
+pub mod fleet;
 pub mod gateway;
 pub mod lab;
 pub mod random;
 pub mod realtime;
+pub mod rule_watch;
 pub mod semtech;
 pub mod udp;

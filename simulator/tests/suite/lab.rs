@@ -56,7 +56,7 @@ fn every_gateway_hears_every_uplink_unless_lost() {
     assert!((340..420).contains(&uplinks), "{uplinks}");
     // The last ones may still be on air.
     assert!(
-        received % 3 == 0 && uplinks - received as u64 / 3 <= 2,
+        received.is_multiple_of(3) && uplinks - received as u64 / 3 <= 2,
         "{received} of {uplinks}"
     );
     let mut lossy = lab(20, 0.3, false, 1);
