@@ -1,7 +1,7 @@
 //! The whole update of one device, and what may go wrong in it.
 
 use fuota_simulator::device::{
-    DeviceConfig, ImageCheck, Packages, SessionAfterReboot, StatusStyle,
+    Class, DeviceConfig, ImageCheck, Packages, SessionAfterReboot, StatusStyle,
 };
 use fuota_simulator::random::Random;
 use lorawan_fuota::erasure::{CodeVersion, Encoder};
@@ -461,6 +461,22 @@ fn a_device_without_time_says_so_and_starts_once_it_has_it() {
     );
     let tuned = update.bench.device.listening(within).unwrap();
     assert_eq!(tuned.frequency_hz, SESSION_HZ);
+}
+
+#[test]
+fn multicast_without_a_session_is_dropped_though_it_is_heard() {
+    let data = image();
+    let mut config = configured(abp(), V2);
+    config.class = Class::C;
+    let mut update = Update::new(config, V2, &data, 17);
+    update.set_up(&data);
+    let frame = mc_downlink(0, fragmentation::DEFAULT_F_PORT, &update.fragment(1));
+    let (hz, dr) = Region::Eu868.rx2();
+    let data_rate = Region::Eu868.data_rate(dr, Direction::Downlink).unwrap();
+    let at = update.bench.now + SECOND * 3;
+    assert!(update.bench.on_air(hz, data_rate, at, &frame));
+    assert_eq!(update.bench.device.counts().no_session, 1);
+    assert_eq!(update.bench.device.counts().multicast, 0);
 }
 
 #[test]
