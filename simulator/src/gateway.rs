@@ -11,8 +11,10 @@ use std::time::Duration;
 use lorawan_fuota::lorawan::airtime::DataRate;
 use lorawan_fuota::lorawan::frame::{Direction, MAX_PHY_LENGTH};
 use lorawan_fuota::lorawan::identifiers::GatewayEui;
-use lorawan_fuota::lorawan::region::{Region, SubBand};
+use lorawan_fuota::lorawan::region::Region;
 use lorawan_fuota::time::Timestamp;
+
+use crate::rule_watch::{Breach, RuleWatch};
 
 /// Time the radio needs to start.
 const START_DELAY: Duration = Duration::from_micros(1_500);
@@ -24,8 +26,6 @@ const JITTER: Duration = Duration::from_micros(40_000);
 const BEFORE: Duration = START_DELAY.saturating_add(JITTER);
 /// How far ahead a frame may lie.
 const ADVANCE_MAX: Duration = Duration::from_secs(512);
-/// Over what duty cycles are counted (ETSI EN 300 220).
-const DUTY_CYCLE_WINDOW: Duration = Duration::from_secs(3600);
 /// Frames kept to tell whether the gateway was deaf; the longest uplink lasts less than 3 s.
 const SENT_KEPT: usize = 64;
 
@@ -159,40 +159,6 @@ pub struct Received {
     pub phy_payload: Vec<u8>,
 }
 
-/// A rule of the region that a transmission broke.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Breach {
-    /// When.
-    pub at: Timestamp,
-    /// Where, in Hz.
-    pub frequency_hz: u32,
-    /// What.
-    pub rule: Rule,
-}
-
-/// Rules that are watched.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Rule {
-    /// Outside all sub-bands.
-    OutOfBand,
-    /// More than the sub-band's share within an hour.
-    DutyCycle {
-        /// Time on air within the hour that ends with the frame.
-        used: Duration,
-        /// What is allowed.
-        allowed: Duration,
-    },
-    /// Radiated power above the sub-band's limit.
-    Power {
-        /// Radiated, in dBm EIRP.
-        eirp_dbm: f32,
-        /// Allowed, in dBm EIRP.
-        limit_dbm: f32,
-    },
-    /// Longer than a frame may be.
-    DwellTime,
-}
-
 /// What a gateway did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct GatewayCounts {
@@ -220,8 +186,7 @@ pub struct Gateway {
     queue: Vec<Queued>,
     /// Starts and ends of the last frames.
     sent: VecDeque<(Timestamp, Timestamp)>,
-    watch: Vec<BandWatch>,
-    breaches: Vec<Breach>,
+    rules: RuleWatch,
     counts: GatewayCounts,
 }
 
@@ -233,32 +198,15 @@ struct Queued {
     request: TxRequest,
 }
 
-#[derive(Clone, Debug)]
-struct BandWatch {
-    band: SubBand,
-    /// Frames that ended within the last hour.
-    frames: VecDeque<(Timestamp, Timestamp)>,
-    used: Duration,
-}
-
 impl Gateway {
     /// A gateway with an empty queue.
     pub fn new(config: GatewayConfig) -> Self {
-        let bands = config.region.sub_bands();
-        let watch = bands
-            .iter()
-            .map(|&band| BandWatch {
-                band,
-                frames: VecDeque::new(),
-                used: Duration::ZERO,
-            })
-            .collect();
+        let rules = RuleWatch::new(config.region, config.antenna_gain_db);
         Self {
             config,
             queue: Vec::new(),
             sent: VecDeque::new(),
-            watch,
-            breaches: Vec::new(),
+            rules,
             counts: GatewayCounts::default(),
         }
     }
@@ -280,7 +228,7 @@ impl Gateway {
 
     /// Rules that were broken, in order.
     pub fn breaches(&self) -> &[Breach] {
-        &self.breaches
+        self.rules.breaches()
     }
 
     /// Its counter at a moment; wraps every 71.6 minutes.
@@ -441,47 +389,8 @@ impl Gateway {
             self.sent.pop_front();
         }
         self.sent.push_back((frame.start, frame.end));
-        self.watch(&frame);
+        self.rules.count(&frame);
         Some(frame)
-    }
-
-    fn watch(&mut self, frame: &OnAir) {
-        let width = frame.data_rate.bandwidth_hz();
-        let gain = f32::from(self.config.antenna_gain_db);
-        let eirp_dbm = f32::from(frame.power_dbm) + gain;
-        let mut rules = Vec::new();
-        match self
-            .watch
-            .iter_mut()
-            .find(|watch| watch.band.holds(frame.frequency_hz, width))
-        {
-            None => rules.push(Rule::OutOfBand),
-            Some(watch) => {
-                let limit_dbm = watch.band.max_eirp_dbm;
-                if eirp_dbm > limit_dbm {
-                    rules.push(Rule::Power {
-                        eirp_dbm,
-                        limit_dbm,
-                    });
-                }
-                rules.extend(watch.count(frame));
-            }
-        }
-        let dwell = self
-            .config
-            .region
-            .dwell_limit_us(Direction::Downlink, false);
-        let too_long = dwell.is_some_and(|limit| {
-            frame.end.since(frame.start) > Duration::from_micros(limit.into())
-        });
-        if too_long {
-            rules.push(Rule::DwellTime);
-        }
-        self.breaches.extend(rules.into_iter().map(|rule| Breach {
-            at: frame.start,
-            frequency_hz: frame.frequency_hz,
-            rule,
-        }));
     }
 }
 
@@ -492,33 +401,6 @@ impl Queued {
         let after = start > self.start + self.counted + gap;
         let before = self.start > start + counted + gap;
         !after && !before
-    }
-}
-
-impl BandWatch {
-    /// Counts a frame; the breach, if the last hour holds too much.
-    fn count(&mut self, frame: &OnAir) -> Option<Rule> {
-        let permille = u32::from(self.band.duty_cycle_permille);
-        if permille >= 1000 {
-            return None;
-        }
-        self.frames.push_back((frame.start, frame.end));
-        self.used += frame.end.since(frame.start);
-        let from = frame.end - DUTY_CYCLE_WINDOW;
-        while let Some(&(start, end)) = self.frames.front()
-            && end <= from
-        {
-            self.used = self.used.saturating_sub(end.since(start));
-            self.frames.pop_front();
-        }
-        // Of the oldest frame only the part within the hour counts.
-        let outside = self
-            .frames
-            .front()
-            .map_or(Duration::ZERO, |&(start, _)| from.since(start));
-        let used = self.used.saturating_sub(outside);
-        let allowed = DUTY_CYCLE_WINDOW * permille / 1000;
-        (used > allowed).then_some(Rule::DutyCycle { used, allowed })
     }
 }
 
@@ -676,61 +558,5 @@ mod tests {
             "counter at the end of the frame"
         );
         assert_eq!((gateway.counts().deaf, gateway.counts().received), (1, 1));
-    }
-
-    #[test]
-    fn breaches_of_the_duty_cycle_are_seen() {
-        let mut gateway = gateway();
-        let air = Duration::from_micros(
-            frame(TxWhen::Immediately)
-                .data_rate
-                .time_on_air_us(20, Direction::Downlink)
-                .into(),
-        );
-        let mut now = START;
-        let allowed = Duration::from_secs(360).as_micros() / air.as_micros();
-        for _ in 0..allowed {
-            gateway.request(now, frame(TxWhen::Immediately)).unwrap();
-            now += MS * 200;
-            gateway.advance(now);
-        }
-        assert_eq!(gateway.breaches(), []);
-        gateway.request(now, frame(TxWhen::Immediately)).unwrap();
-        gateway.advance(now + MS * 200);
-        assert!(matches!(
-            gateway.breaches(),
-            [Breach {
-                rule: Rule::DutyCycle { .. },
-                ..
-            }]
-        ));
-        // An hour later all is forgotten.
-        now = START + Duration::from_secs(7200);
-        gateway.request(now, frame(TxWhen::Immediately)).unwrap();
-        gateway.advance(now + MS * 200);
-        assert_eq!(gateway.breaches().len(), 1);
-    }
-
-    #[test]
-    fn breaches_of_power_and_band_are_seen() {
-        let rules = |frequency_hz, power_dbm| {
-            let mut gateway = gateway();
-            let request = TxRequest {
-                frequency_hz,
-                power_dbm,
-                ..frame(TxWhen::Immediately)
-            };
-            gateway.request(START, request).unwrap();
-            gateway.advance(START + MS * 200);
-            gateway
-                .breaches()
-                .iter()
-                .map(|breach| breach.rule)
-                .collect::<Vec<_>>()
-        };
-        assert_eq!(rules(869_525_000, 27), []);
-        assert_eq!(rules(868_100_000, 14), []);
-        assert!(matches!(rules(868_100_000, 17)[..], [Rule::Power { .. }]));
-        assert_eq!(rules(868_650_000, 14), [Rule::OutOfBand]);
     }
 }

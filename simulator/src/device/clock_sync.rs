@@ -49,7 +49,8 @@ impl ClockSync {
             self.resyncs_left -= 1;
             self.ask(environment, RESYNC_SPACING, false);
         } else if !environment.clock.is_set() {
-            let delay = environment.config.uplinks.interval;
+            let interval = environment.config.uplinks.interval;
+            let delay = environment.random.around(interval, 20);
             self.ask(environment, delay, true);
         } else if let Some(period) = self.period {
             let delay = environment.random.around(period, 5);

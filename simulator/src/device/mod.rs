@@ -16,15 +16,17 @@ mod mac;
 mod multicast;
 mod outbox;
 mod radio;
+mod reboot;
+mod receiving;
+mod sending;
 
 use std::time::Duration;
 
 use lorawan_fuota::lorawan::airtime::DataRate;
-use lorawan_fuota::lorawan::firmware_management::{self, UpImageStatus};
-use lorawan_fuota::lorawan::frame::{DataFrame, Direction, Frame};
+use lorawan_fuota::lorawan::firmware_management::UpImageStatus;
+use lorawan_fuota::lorawan::frame::{Direction, Frame};
 use lorawan_fuota::lorawan::identifiers::DevEui;
-use lorawan_fuota::lorawan::multicast_setup::{self, MC_GROUP_COUNT};
-use lorawan_fuota::lorawan::{clock_sync as ts003, fragmentation as ts004};
+use lorawan_fuota::lorawan::multicast_setup::MC_GROUP_COUNT;
 use lorawan_fuota::time::Timestamp;
 
 use crate::random::Random;
@@ -43,10 +45,10 @@ use clock_sync::ClockSync;
 use environment::Environment;
 use firmware::FirmwareManagement;
 use fragmentation::Fragmentation;
-use link::{Channel, Link, Rejection, UplinkParts};
+use link::Link;
 use mac::Mac;
-use multicast::{McRejection, MulticastSetup};
-use outbox::{Content, Entry, Outbox, Tag};
+use multicast::MulticastSetup;
+use outbox::Outbox;
 
 /// Bytes of answers LoRa Basics Modem collects for one downlink.
 const LORA_BASICS_MODEM_ANSWER_ROOM: usize = 15;
@@ -321,302 +323,6 @@ impl EndDevice {
     }
 }
 
-/// Sending.
-impl EndDevice {
-    fn transmit(&mut self, now: Timestamp) -> Option<Uplink> {
-        let channel = self.link.draw_channel(&self.config, now, &mut self.random);
-        let is_join = self.link.session.is_none();
-        let phy_payload = match channel {
-            Some(channel) if is_join => self.build_join(now).map(|bytes| (channel, bytes)),
-            Some(channel) => self.build_data(now, channel).map(|bytes| (channel, bytes)),
-            None => None,
-        };
-        let Some((channel, phy_payload)) = phy_payload else {
-            // Nothing can be sent this way: wait for the next occasion, lest this one comes again at once.
-            self.log.note(now, "nothing can be sent");
-            self.outbox.clear();
-            self.empty_at = None;
-            self.application_at = now + self.config.uplinks.interval.max(Duration::from_secs(1));
-            let next_join = now + self.config.uplinks.interval.max(Duration::from_secs(1));
-            if is_join {
-                self.link.leave(&self.config, next_join);
-            }
-            return None;
-        };
-        let airtime = air_time(channel.data_rate, phy_payload.len());
-        self.link.sent(&self.config, channel, now, airtime, is_join);
-        self.counts.sent += 1;
-        Some(Uplink {
-            frequency_hz: channel.frequency_hz,
-            data_rate: channel.data_rate,
-            phy_payload,
-            airtime,
-        })
-    }
-
-    fn build_join(&mut self, now: Timestamp) -> Option<Vec<u8>> {
-        let bytes = self.link.build_join(&self.config, now, &mut self.random)?;
-        self.log.note(now, "join-request");
-        Some(bytes)
-    }
-
-    fn build_data(&mut self, now: Timestamp, channel: Channel) -> Option<Vec<u8>> {
-        self.queue_application(now);
-        self.empty_at = None;
-        let region = self.config.region;
-        let room = region.max_payload(channel.dr, Direction::Uplink, false)?;
-        let every = self.config.uplinks.link_check_every;
-        if every != 0 && (self.counts.sent + 1).is_multiple_of(every.into()) {
-            self.mac.want_link_check();
-        }
-        let room = usize::from(room);
-        let needed = self.outbox.needs(now, room);
-        let f_opts = self.mac.take_f_opts(room - needed);
-        let size = room - f_opts.len();
-        let pending = self.outbox.pending();
-        let taken = self.outbox.take(now, size, &self.clock);
-        self.arrange_repeats(now, &pending);
-        let (f_port, payload) = match &taken {
-            Some((f_port, payload)) => (Some(*f_port), payload.as_slice()),
-            None => (None, &[][..]),
-        };
-        let application = f_port == Some(self.config.uplinks.application_f_port);
-        let phy_payload = self.link.build(UplinkParts {
-            confirmed: application && self.config.uplinks.confirmed,
-            adr: self.config.uplinks.adr,
-            f_opts: &f_opts,
-            f_port,
-            payload,
-        })?;
-        let end = now + air_time(channel.data_rate, phy_payload.len());
-        self.mac.sent_until(end);
-        if self.mac.has_answers() {
-            self.empty_at = Some(now);
-        }
-        Some(phy_payload)
-    }
-
-    fn queue_application(&mut self, now: Timestamp) {
-        if self.application_at > now {
-            return;
-        }
-        let mut payload = self.running_version().to_be_bytes().to_vec();
-        let [count, ..] = self.counts.sent.to_le_bytes();
-        payload.push(count);
-        self.outbox.push(Entry {
-            due: now,
-            f_port: self.config.uplinks.application_f_port,
-            content: Content::Bytes(payload),
-            tag: Tag::Application,
-        });
-        let interval = self.config.uplinks.interval.max(Duration::from_millis(100));
-        self.application_at = now + self.random.around(interval, 5);
-    }
-
-    /// What was pending and has left may have to be said again.
-    fn arrange_repeats(&mut self, now: Timestamp, pending: &[Tag]) {
-        let left = self.outbox.pending();
-        for tag in pending.iter().filter(|tag| !left.contains(tag)) {
-            let (mut environment, packages) = self.split(now);
-            match tag {
-                Tag::AppTimeReq => packages.clock_sync.asked(&mut environment),
-                Tag::BlockReceived(frag_index) => packages
-                    .fragmentation
-                    .announced(*frag_index, &mut environment),
-                Tag::Plain | Tag::Application | Tag::FragStatus(_) => {}
-            }
-        }
-    }
-}
-
-/// Receiving.
-impl EndDevice {
-    fn joined(&mut self, now: Timestamp) {
-        self.counts.joins += 1;
-        if let Some(session) = &self.link.session {
-            self.log
-                .note(now, format_args!("joined as {}", session.dev_addr));
-        }
-        self.application_at = now + self.random.up_to(self.config.uplinks.start_spread);
-    }
-
-    fn receive_data(&mut self, now: Timestamp, frame: &DataFrame) {
-        let unicast = self
-            .link
-            .session
-            .as_ref()
-            .is_some_and(|session| session.dev_addr == frame.dev_addr);
-        if !unicast {
-            self.receive_multicast(now, frame);
-            return;
-        }
-        match self.link.open(frame) {
-            Ok(payload) => {
-                self.counts.unicast += 1;
-                self.link.radio.answered();
-                self.handle_unicast(now, frame, &payload);
-            }
-            Err(Rejection::Replayed) => self.counts.replayed += 1,
-            Err(Rejection::WrongMic) => self.counts.wrong_mic += 1,
-        }
-    }
-
-    fn handle_unicast(&mut self, now: Timestamp, frame: &DataFrame, payload: &[u8]) {
-        let (mut environment, packages) = self.split(now);
-        packages
-            .mac
-            .handle(&frame.f_opts, packages.parameters, &mut environment);
-        let configured = environment.config.packages;
-        match frame.f_port {
-            Some(0) => packages
-                .mac
-                .handle(payload, packages.parameters, &mut environment),
-            Some(ts003::DEFAULT_F_PORT) => {
-                if let Some(version) = configured.clock_sync {
-                    packages
-                        .clock_sync
-                        .handle(version, payload, &mut environment);
-                }
-            }
-            Some(multicast_setup::DEFAULT_F_PORT) => {
-                if let Some(version) = configured.multicast_setup {
-                    packages
-                        .multicast
-                        .handle(version, payload, &mut environment);
-                }
-            }
-            Some(ts004::DEFAULT_F_PORT) => {
-                if let Some(version) = configured.fragmentation {
-                    packages.fragmentation.handle(
-                        version,
-                        payload,
-                        Fragmentation::UNICAST,
-                        &mut environment,
-                    );
-                }
-            }
-            Some(firmware_management::DEFAULT_F_PORT) if configured.firmware_management => {
-                packages.firmware.handle(payload, &mut environment);
-            }
-            Some(_) | None => {}
-        }
-        let wants_uplink = frame.confirmed || frame.f_ctrl.f_pending_or_class_b;
-        if wants_uplink || self.mac.has_answers() {
-            let delay = self.random.up_to(self.config.answer_delay_max);
-            self.empty_at = Some(now + delay);
-        }
-        self.store_image(now);
-    }
-
-    fn receive_multicast(&mut self, now: Timestamp, frame: &DataFrame) {
-        // LoRaWAN 1.0.4 §4.3: multicast is never confirmed and carries no MAC commands.
-        let plain = !frame.confirmed && !frame.f_ctrl.ack && frame.f_opts.is_empty();
-        match self.multicast.open(frame, &self.clock, now) {
-            Ok(_) if !plain => self.counts.not_allowed += 1,
-            Ok((mc_group_id, payload)) => {
-                self.counts.multicast += 1;
-                self.handle_multicast(now, frame.f_port, mc_group_id, &payload);
-            }
-            Err(McRejection::NotForUs) => self.counts.not_for_us += 1,
-            Err(McRejection::NoSession) => self.counts.no_session += 1,
-            Err(McRejection::CounterOutOfRange) => self.counts.counter_out_of_range += 1,
-            Err(McRejection::Replayed) => self.counts.replayed += 1,
-            Err(McRejection::WrongMic) => self.counts.wrong_mic += 1,
-        }
-    }
-
-    fn handle_multicast(
-        &mut self,
-        now: Timestamp,
-        f_port: Option<u8>,
-        mc_group_id: u8,
-        payload: &[u8],
-    ) {
-        let version = self.config.packages.fragmentation;
-        let allowed = match (f_port, version) {
-            (Some(ts004::DEFAULT_F_PORT), Some(version)) => {
-                let (mut environment, packages) = self.split(now);
-                packages
-                    .fragmentation
-                    .handle(version, payload, Some(mc_group_id), &mut environment)
-            }
-            _ => false,
-        };
-        if !allowed {
-            self.counts.not_allowed += 1;
-        }
-        self.store_image(now);
-    }
-
-    fn store_image(&mut self, now: Timestamp) {
-        if let Some(data) = self.fragmentation.take_completed() {
-            let (mut environment, packages) = self.split(now);
-            packages.firmware.store(data, &mut environment);
-        }
-    }
-}
-
-/// Rebooting.
-impl EndDevice {
-    fn go_down(&mut self, now: Timestamp) {
-        self.log.note(now, "reboots");
-        let config = &self.config;
-        self.firmware.install(config.firmware.rolls_back);
-        self.down_until = Some(now + config.reboot.duration);
-        self.link.reboot();
-        self.mac = Mac::default();
-        self.outbox.clear();
-        self.empty_at = None;
-        self.clock_sync = ClockSync::default();
-        self.fragmentation
-            .reboot(config.status_style == StatusStyle::LoraBasicsModem);
-        if config.reboot.loses_groups {
-            self.multicast.clear();
-        }
-        if config.reboot.loses_clock {
-            self.clock.unset(now);
-        }
-    }
-
-    fn boot(&mut self, now: Timestamp) {
-        self.down_until = None;
-        let running = self.running_version();
-        self.log
-            .note(now, format_args!("boots version {running:#010x}"));
-        let first = now + self.random.up_to(self.config.uplinks.start_spread);
-        self.application_at = first;
-        let joins = matches!(self.config.activation, Activation::Otaa { .. });
-        match self.config.reboot.session {
-            SessionAfterReboot::Rejoin if joins => self.link.leave(&self.config, first),
-            SessionAfterReboot::Rejoin | SessionAfterReboot::Keep => {}
-            SessionAfterReboot::ResetCounters => {
-                if let Some(session) = &mut self.link.session {
-                    session.f_cnt_up = 0;
-                    session.f_cnt_down = None;
-                }
-            }
-        }
-        self.want_time(now);
-    }
-
-    /// Asks for the time unless it has it: by MAC command with the first uplink, by TS003 if that does not help.
-    fn want_time(&mut self, now: Timestamp) {
-        if self.clock.is_set() {
-            return;
-        }
-        let by_mac = self.config.clock.device_time_req;
-        if by_mac {
-            self.mac.want_time();
-        }
-        if self.config.packages.clock_sync.is_some() {
-            let patience = if by_mac { 2 } else { 0 };
-            let delay = self.config.uplinks.interval * patience;
-            let (mut environment, packages) = self.split(now);
-            packages.clock_sync.ask(&mut environment, delay, true);
-        }
-    }
-}
-
 /// The parts that handle commands.
 struct PackagesOf<'a> {
     mac: &'a mut Mac,
@@ -651,9 +357,4 @@ impl EndDevice {
         };
         (environment, packages)
     }
-}
-
-fn air_time(data_rate: DataRate, phy_length: usize) -> Duration {
-    let length = u8::try_from(phy_length).unwrap_or(u8::MAX);
-    Duration::from_micros(data_rate.time_on_air_us(length, Direction::Uplink).into())
 }

@@ -205,7 +205,7 @@ impl Bench {
         true
     }
 
-    fn open(&mut self, uplink: &Uplink, frame: &DataFrame) -> Heard {
+    fn open(&self, uplink: &Uplink, frame: &DataFrame) -> Heard {
         assert_eq!(frame.dev_addr, self.dev_addr);
         let payload = frame
             .open(&self.nwk_s_key, &self.app_s_key, frame.f_cnt.into())

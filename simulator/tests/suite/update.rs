@@ -1,7 +1,7 @@
 //! The whole update of one device, and what may go wrong in it.
 
 use fuota_simulator::device::{
-    DeviceConfig, ImageCheck, Packages, SessionAfterReboot, StatusStyle,
+    Class, DeviceConfig, ImageCheck, Packages, SessionAfterReboot, StatusStyle,
 };
 use fuota_simulator::random::Random;
 use lorawan_fuota::erasure::{CodeVersion, Encoder};
@@ -67,6 +67,7 @@ struct Update {
     version: PackageVersion,
     encoder: Encoder,
     mc_f_cnt: u32,
+    mask: u8,
     session_start: Timestamp,
 }
 
@@ -80,24 +81,23 @@ impl Update {
             version,
             encoder: Encoder::new(code(version), data, FRAG_SIZE).unwrap(),
             mc_f_cnt: 0,
+            mask: 1,
         }
     }
 
-    fn set_up(&mut self, data: &[u8]) {
+    /// Defines the group and announces a session of 256 s; the answers.
+    fn ask_for_session(&mut self, start: Timestamp) -> Vec<u8> {
+        let root = mc_root_key(KeyDerivation::GenAppKey, &GEN_APP_KEY);
         let group = McGroupSetupReq {
             mc_group_id: 0,
             mc_addr: MC_ADDR,
-            mc_key_encrypted: encrypt_mc_key(
-                &mc_ke_key(&mc_root_key(KeyDerivation::GenAppKey, &GEN_APP_KEY)),
-                &MC_KEY,
-            ),
+            mc_key_encrypted: encrypt_mc_key(&mc_ke_key(&root), &MC_KEY),
             min_mc_f_cnt: 0,
             max_mc_f_cnt: 10_000,
         };
-        self.session_start = Timestamp::from_unix_seconds(self.bench.now.as_unix_seconds() + 300);
         let session = McClassCSessionReq {
             mc_group_id: 0,
-            session_time: self.session_start.to_gps().wire_seconds(),
+            session_time: start.to_gps().wire_seconds(),
             session_time_out: 8,
             dl_freq_hz: SESSION_HZ,
             dr: SESSION_DR,
@@ -106,7 +106,12 @@ impl Update {
         multicast_setup::DownlinkCommand::McGroupSetupReq(group).encode(self.version, &mut bytes);
         multicast_setup::DownlinkCommand::McClassCSessionReq(session)
             .encode(self.version, &mut bytes);
-        let answer = self.bench.ask(multicast_setup::DEFAULT_F_PORT, &bytes);
+        self.bench.ask(multicast_setup::DEFAULT_F_PORT, &bytes)
+    }
+
+    fn set_up(&mut self, data: &[u8]) {
+        self.session_start = Timestamp::from_unix_seconds(self.bench.now.as_unix_seconds() + 300);
+        let answer = self.ask_for_session(self.session_start);
         let decoded = multicast_setup::decode_uplink(self.version, &answer);
         let [
             multicast_setup::UplinkCommand::McGroupSetupAns(group),
@@ -128,7 +133,7 @@ impl Update {
     fn set_up_fragmentation(&mut self, data: &[u8], session_cnt: u16) -> u8 {
         let request = FragSessionSetupReq {
             frag_index: 0,
-            mc_group_bit_mask: 1,
+            mc_group_bit_mask: self.mask,
             nb_frag: self.encoder.nb_frag(),
             frag_size: FRAG_SIZE,
             ack_reception: false,
@@ -166,19 +171,22 @@ impl Update {
         bytes
     }
 
-    /// Sends fragments from `first` on, three a second, until `count` were sent; a share is lost. Uplinks in between happen.
+    /// Sends fragments from `first` on, three a second, until `count` were sent; a share is lost. The device's uplinks are
+    /// let pass, so that nothing else is.
     fn send(&mut self, first: u16, count: u16, loss: f64, random: &mut Random) {
+        if let Some(uplink) = self.bench.heard.last() {
+            self.bench.now = self.bench.now.max(uplink.end + SECOND * 3);
+        }
         for n in first..first + count {
-            let frame = mc_downlink(
-                self.mc_f_cnt,
-                fragmentation::DEFAULT_F_PORT,
-                &self.fragment(n),
-            );
+            let payload = self.fragment(n);
+            let frame = mc_downlink(self.mc_f_cnt, fragmentation::DEFAULT_F_PORT, &payload);
             self.mc_f_cnt += 1;
-            let at = self.bench.now.max(self.session_start + SECOND * 2);
-            while self.bench.next_uplink_before(at).is_some() {}
+            let mut at = self.bench.now.max(self.session_start + SECOND * 2);
+            while let Some(uplink) = self.bench.next_uplink_before(at + SECOND / 4) {
+                at = at.max(uplink.end + SECOND * 3);
+            }
             if !random.chance(loss) {
-                self.on_air(at, &frame);
+                assert!(self.on_air(at, &frame));
             }
             self.bench.now = at + SECOND / 3;
         }
@@ -403,6 +411,113 @@ fn sessions_that_cannot_be_are_refused() {
     assert_eq!(bench.ask(200, &[0x01, 0x0f]), expected);
     assert_eq!(bench.ask(200, &[0x03, 0x02]), [0x03, 0x02]);
     assert_eq!(bench.ask(200, &[0x03, 0x02]), [0x03, 0x06]);
+}
+
+#[test]
+fn a_session_starts_by_the_devices_own_clock() {
+    // Ten seconds behind, so it listens ten seconds late and stays as long.
+    let data = image();
+    let mut config = configured(abp(), V2);
+    config.clock.offset_us = Some(-10_000_000);
+    let mut update = Update::new(config, V2, &data, 13);
+    let start = Timestamp::from_unix_seconds(update.bench.now.as_unix_seconds() + 300);
+    let answers = update.ask_for_session(start);
+    assert_eq!(answers[..4], [0x02, 0x00, 0x04, 0x00]);
+    let left = start.since(update.bench.now).as_secs();
+    let told = u64::from(answers[4]) + 256 * u64::from(answers[5]);
+    assert!((left + 9..=left + 11).contains(&told), "{told} for {left}");
+    let tuned = |update: &Update, second: i64| {
+        let at = Timestamp::from_unix_seconds(start.as_unix_seconds() + second);
+        let listening = update.bench.device.listening(at);
+        listening.is_some_and(|listening| listening.frequency_hz == SESSION_HZ)
+    };
+    assert!(!tuned(&update, 9));
+    assert!(tuned(&update, 11));
+    assert!(tuned(&update, 256 + 9));
+    assert!(!tuned(&update, 256 + 11));
+}
+
+#[test]
+fn a_device_without_time_says_so_and_starts_once_it_has_it() {
+    let data = image();
+    let mut config = configured(abp(), V2);
+    config.clock.device_time_req = false;
+    let mut update = Update::new(config, V2, &data, 14);
+    let start = Timestamp::from_unix_seconds(update.bench.now.as_unix_seconds() + 300);
+    let answers = update.ask_for_session(start);
+    assert_eq!(answers, [0x02, 0x00, 0x04, 0x00, 0xff, 0xff, 0xff]);
+    let within = start + SECOND * 20;
+    assert_eq!(update.bench.device.listening(within), None);
+    let request = update.bench.next_on(202);
+    let device_time = u32::from_le_bytes(request.payload[1..5].try_into().unwrap());
+    let mut answer = vec![0x01];
+    let gps = request.end.to_gps().wire_seconds();
+    answer.extend((gps - device_time).to_le_bytes());
+    answer.push(0);
+    assert!(
+        update
+            .bench
+            .rx1(&request, 202, &answer, std::time::Duration::ZERO)
+    );
+    let tuned = update.bench.device.listening(within).unwrap();
+    assert_eq!(tuned.frequency_hz, SESSION_HZ);
+}
+
+#[test]
+fn multicast_without_a_session_is_dropped_though_it_is_heard() {
+    let data = image();
+    let mut config = configured(abp(), V2);
+    config.class = Class::C;
+    let mut update = Update::new(config, V2, &data, 17);
+    update.set_up(&data);
+    let frame = mc_downlink(0, fragmentation::DEFAULT_F_PORT, &update.fragment(1));
+    let (hz, dr) = Region::Eu868.rx2();
+    let data_rate = Region::Eu868.data_rate(dr, Direction::Downlink).unwrap();
+    let at = update.bench.now + SECOND * 3;
+    assert!(update.bench.on_air(hz, data_rate, at, &frame));
+    assert_eq!(update.bench.device.counts().no_session, 1);
+    assert_eq!(update.bench.device.counts().multicast, 0);
+}
+
+#[test]
+fn a_group_feeds_only_sessions_that_name_it() {
+    let data = image();
+    let mut update = Update::new(configured(abp(), V2), V2, &data, 15);
+    update.mask = 0b0010;
+    update.set_up(&data);
+    update.send(1, 3, 0.0, &mut Random::new(1));
+    let received = update
+        .bench
+        .device
+        .decoder_progress(0)
+        .map(|it| it.received);
+    assert_eq!(received, Some(0));
+    assert_eq!(update.bench.device.counts().not_allowed, 3);
+}
+
+#[test]
+fn a_reboot_at_a_time_can_be_cancelled_and_firmware_may_roll_back() {
+    let mut config = abp();
+    config.firmware.rolls_back = true;
+    let mut bench = whole_update(config, V2, 16);
+    // DevRebootCountdownReq: cancel. DevRebootTimeReq in two minutes: the answer is what is left.
+    assert_eq!(
+        bench.ask(203, &[0x03, 0xff, 0xff, 0xff]),
+        [0x03, 0xff, 0xff, 0xff]
+    );
+    let at = bench.now.to_gps().wire_seconds() + 180;
+    let mut request = vec![0x02];
+    request.extend(at.to_le_bytes());
+    let answer = bench.ask(203, &request);
+    assert!(
+        (100..180).contains(&answer[1]) && answer[2..] == [0, 0, 0],
+        "{answer:?}"
+    );
+    bench.now += SECOND * 200;
+    bench.next_uplink();
+    let log = bench.device.log().to_string();
+    assert_eq!(log.matches("reboots").count(), 1, "{log}");
+    assert_eq!(bench.device.running_version(), 0x0101_0000);
 }
 
 #[test]
