@@ -1,32 +1,55 @@
-//! fuota-sim
-#![allow(clippy::print_stdout)]
-fn main() {
-    let seeds: Vec<u64> = std::env::args()
-        .skip(1)
-        .filter_map(|a| a.parse().ok())
-        .collect();
-    let range = match seeds[..] {
-        [a] => a..a + 1,
-        [a, b] => a..b,
-        _ => 0..20,
-    };
-    for seed in range {
-        let options = fuota_simulator::check::CheckOptions::of_seed(seed);
-        let o = fuota_simulator::check::run(&options);
-        println!(
-            "{seed}: {:?} crashes {} commits {} {}s uncoded {} coded {} polls {} unicast {} violations {}",
-            o.task.state,
-            o.crashes,
-            o.commits,
-            o.duration.as_secs(),
-            o.task.counters.uncoded_frames,
-            o.task.counters.coded_frames,
-            o.task.counters.poll_frames,
-            o.task.counters.unicast_frames,
-            o.violations.len()
-        );
-        for v in o.violations.iter().take(5) {
-            println!("    {} {}", v.at, v.what);
+//! The `fuota-sim` binary: the demo, and random worlds to check the server in.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use fuota_simulator::check::{self, CheckOptions};
+use fuota_simulator::demo::{self, DemoArgs};
+
+/// Simulated LoRaWAN gateways and end-devices for firmware updates over the air.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Simulator {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Start a server, gateways and end-devices, and update them all.
+    Demo(DemoArgs),
+    /// Run one task in many random worlds, in virtual time, and check what must hold.
+    Check {
+        /// Worlds to try.
+        #[arg(long, default_value_t = 100)]
+        seeds: u64,
+        /// The first of them.
+        #[arg(long, default_value_t = 0)]
+        from: u64,
+    },
+}
+
+fn main() -> ExitCode {
+    match Simulator::parse().command {
+        Command::Demo(args) => demo::run(&args),
+        Command::Check { seeds, from } => check_worlds(from..from.saturating_add(seeds)),
+    }
+}
+
+#[expect(clippy::print_stdout, reason = "the result of the command")]
+fn check_worlds(seeds: std::ops::Range<u64>) -> ExitCode {
+    let (mut failed, all) = (0u64, seeds.clone());
+    for seed in seeds {
+        let outcome = check::run(&CheckOptions::of_seed(seed));
+        if outcome.violations.is_empty() {
+            continue;
+        }
+        failed += 1;
+        println!("seed {seed} fails; again with: fuota-sim check --from {seed} --seeds 1");
+        for violation in outcome.violations {
+            println!("  {}  {}", violation.at, violation.what);
         }
     }
+    println!("{} worlds, {failed} failed", all.end - all.start);
+    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
