@@ -49,7 +49,7 @@ use crate::time::Timestamp;
 
 use self::errors::ApiError;
 
-pub use self::access::{ListenError, ServerOptions, Token, check_listen};
+pub use self::access::{ListenError, ServerOptions, TlsIdentity, Token, check_listen};
 pub use self::errors::ERROR_DOMAIN;
 
 /// Tells the time.

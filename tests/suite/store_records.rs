@@ -208,6 +208,7 @@ pub(crate) fn gateway(n: u64) -> GatewaySettings {
     GatewaySettings {
         eui: gateway_eui(n),
         display_name: "roof".to_owned(),
+        region: Region::Eu868,
         position: Some(Position {
             latitude: 52.520_006_599_999_995,
             longitude: -13.404_953_999_999_999,

@@ -14,9 +14,9 @@ use super::{
 };
 use crate::lorawan::identifiers::{DevEui, GatewayEui};
 use crate::record::{
-    Activation, Change, Device, DeviceProfile, DeviceSettings, DistributionSession, Gateway, Image,
-    MulticastGroup, RequestRecord, SessionId, Sha256, Snapshot, StateCounts, Task, TaskDevice,
-    TaskId, TaskSnapshot, TenantId, Wave,
+    Activation, Change, Device, DeviceKeys, DeviceProfile, DeviceSettings, DistributionSession,
+    Gateway, Image, MulticastGroup, RequestRecord, SessionId, Sha256, Snapshot, StateCounts, Task,
+    TaskDevice, TaskId, TaskSnapshot, TenantId, Wave,
 };
 
 /// A store in memory.
@@ -101,6 +101,10 @@ impl Catalog for MemoryStore {
         Ok(paged(owned, page, |s| s.dev_eui.to_string())
             .map(|settings| state.device(settings))
             .collect())
+    }
+
+    async fn device_keys(&self, dev_eui: DevEui) -> Result<Option<DeviceKeys>> {
+        Ok(self.state().keys.get(&dev_eui).cloned())
     }
 
     async fn activation(&self, dev_eui: DevEui) -> Result<Activation> {

@@ -12,9 +12,9 @@ use super::rows::{identifier, name, parse, unavailable, unsealed, variant};
 use super::{SqliteStore, restore};
 use crate::lorawan::identifiers::{DevEui, GatewayEui};
 use crate::record::{
-    Activation, Device, DeviceProfile, DistributionSession, Gateway, Image, MulticastGroup,
-    RequestRecord, SessionId, Sha256, StateCounts, Task, TaskDevice, TaskId, TaskSnapshot,
-    TenantId, Wave,
+    Activation, Device, DeviceKeys, DeviceProfile, DistributionSession, Gateway, Image,
+    MulticastGroup, RequestRecord, SessionId, Sha256, StateCounts, Task, TaskDevice, TaskId,
+    TaskSnapshot, TenantId, Wave,
 };
 use crate::store::refusal::session_key;
 use crate::store::{
@@ -162,6 +162,11 @@ impl Catalog for SqliteStore {
             .await
             .map_err(unavailable)?;
         rows.into_iter().map(restore::device).collect()
+    }
+
+    async fn device_keys(&self, dev_eui: DevEui) -> Result<Option<DeviceKeys>> {
+        let keys = "SELECT sealed FROM device_keys WHERE dev_eui = ?1";
+        self.sealed("device_keys", keys, dev_eui).await
     }
 
     async fn activation(&self, dev_eui: DevEui) -> Result<Activation> {
