@@ -10,7 +10,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use indicatif::{ProgressBar, ProgressStyle};
-use lorawan_fuota::proto::v1::{FuotaTask, RebootMode, SuccessCriterion, TaskDevice, TaskState, Verdict};
+use lorawan_fuota::proto::v1::{
+    FuotaTask, RebootMode, SuccessCriterion, TaskDevice, TaskState, Verdict,
+};
 use lorawan_fuota::time::Timestamp;
 use serde_json::json;
 use tokio::sync::watch;
@@ -94,7 +96,10 @@ async fn show(args: &DemoArgs) -> Result<Shown> {
         None => build_fuota().await?,
     };
     let scratch = tempfile::tempdir()?;
-    let data = args.data.clone().unwrap_or_else(|| scratch.path().to_owned());
+    let data = args
+        .data
+        .clone()
+        .unwrap_or_else(|| scratch.path().to_owned());
     let fleet = Fleet::new(FleetOptions {
         seed: args.seed,
         devices: args.devices,
@@ -104,7 +109,13 @@ async fn show(args: &DemoArgs) -> Result<Shown> {
     });
     let mut server = Server::start(&binary, &data).await?;
     let ports = server.ports().clone();
-    say(&format!("server    pid {}, gRPC {}, UDP {}, log {}", ports.pid, ports.grpc, ports.udp, server.log().display()));
+    say(&format!(
+        "server    pid {}, gRPC {}, UDP {}, log {}",
+        ports.pid,
+        ports.grpc,
+        ports.udp,
+        server.log().display()
+    ));
     let clock = WallClock::start();
     let operator = Operator::new(&ports.grpc, &format!("demo-{}", clock.now().as_micros()))?;
     let image = fleet.image(&body(&binary)?)?;
@@ -116,9 +127,18 @@ async fn show(args: &DemoArgs) -> Result<Shown> {
     let mut restarts = 0;
     let scenario = async {
         joined(&fleet, view.clone()).await?;
-        say(&format!("joined    {} end-devices over {} gateways", fleet.devices.len(), fleet.gateways.len()));
-        let started = operator.run_task("demo", &task_record(&task, clock.now()), watched).await?;
-        say(&format!("task      {} started; try: fuota --server http://{} task watch {}", started.name, ports.grpc, started.name));
+        say(&format!(
+            "joined    {} end-devices over {} gateways",
+            fleet.devices.len(),
+            fleet.gateways.len()
+        ));
+        let started = operator
+            .run_task("demo", &task_record(&task, clock.now()), watched)
+            .await?;
+        say(&format!(
+            "task      {} started; try: fuota --server http://{} task watch {}",
+            started.name, ports.grpc, started.name
+        ));
         follow(&operator, &started.name).await
     };
     let progress = tokio::select! {
@@ -127,8 +147,11 @@ async fn show(args: &DemoArgs) -> Result<Shown> {
         error = keep_alive(&mut server, &mut restarts) => return Err(error),
     };
     let sessions = operator.sessions(&progress.task.name).await?;
-    let used: std::collections::BTreeSet<_> =
-        sessions.iter().flat_map(|s| &s.gateways).map(|g| g.gateway.clone()).collect();
+    let used: std::collections::BTreeSet<_> = sessions
+        .iter()
+        .flat_map(|s| &s.gateways)
+        .map(|g| g.gateway.clone())
+        .collect();
     let shown = Shown {
         image_bytes: image.len(),
         nb_frag: sessions.first().map_or(0, |s| s.nb_frag),
@@ -144,12 +167,25 @@ async fn show(args: &DemoArgs) -> Result<Shown> {
 }
 
 /// Enters fleet and image; returns the devices' names and the task to run.
-async fn enter(operator: &Operator, fleet: &Fleet, image: &[u8]) -> Result<(Vec<String>, FuotaTask)> {
+async fn enter(
+    operator: &Operator,
+    fleet: &Fleet,
+    image: &[u8],
+) -> Result<(Vec<String>, FuotaTask)> {
     operator.create_gateways(&fleet.gateway_records()).await?;
-    let profile = operator.create_profile("demo", &fleet.profile_record()).await?;
-    let devices = operator.create_devices(fleet.device_records(&profile)).await?;
+    let profile = operator
+        .create_profile("demo", &fleet.profile_record())
+        .await?;
+    let devices = operator
+        .create_devices(fleet.device_records(&profile))
+        .await?;
     let uploaded = operator.upload(&fleet.image_metadata(), image).await?;
-    say(&format!("image     {} bytes, signed, version {} -> {}", image.len(), OLD_VERSION, NEW_VERSION));
+    say(&format!(
+        "image     {} bytes, signed, version {} -> {}",
+        image.len(),
+        OLD_VERSION,
+        NEW_VERSION
+    ));
     let task = FuotaTask {
         display_name: "README demo".to_owned(),
         images: vec![uploaded.name],
@@ -166,23 +202,48 @@ fn task_record(task: &FuotaTask, now: Timestamp) -> FuotaTask {
     let at = |after| {
         let micros = (now + after).as_micros();
         let nanos = i32::try_from(micros.rem_euclid(1_000_000) * 1000).unwrap_or(0);
-        Some(prost_types::Timestamp { seconds: micros.div_euclid(1_000_000), nanos })
+        Some(prost_types::Timestamp {
+            seconds: micros.div_euclid(1_000_000),
+            nanos,
+        })
     };
-    FuotaTask { window_start: at(SETUP), deadline: at(DEADLINE), ..task.clone() }
+    FuotaTask {
+        window_start: at(SETUP),
+        deadline: at(DEADLINE),
+        ..task.clone()
+    }
 }
 
 fn lab(fleet: &Fleet, start: Timestamp) -> Lab {
     let (seed, loss) = (fleet.options.seed, fleet.options.loss);
-    let devices = fleet.devices.iter().cloned().map(|config| EndDevice::new(config, seed, start));
-    let gateways = fleet.gateways.iter().map(|eui| Gateway::new(GatewayConfig::new(*eui, fleet.options.region)));
-    let channel = ChannelConfig { uplink_loss: loss, downlink_loss: loss, collisions: true };
-    Lab::new(devices.collect(), gateways.collect(), Channel::new(channel, seed))
+    let devices = fleet
+        .devices
+        .iter()
+        .cloned()
+        .map(|config| EndDevice::new(config, seed, start));
+    let gateways = fleet
+        .gateways
+        .iter()
+        .map(|eui| Gateway::new(GatewayConfig::new(*eui, fleet.options.region)));
+    let channel = ChannelConfig {
+        uplink_loss: loss,
+        downlink_loss: loss,
+        collisions: true,
+    };
+    Lab::new(
+        devices.collect(),
+        gateways.collect(),
+        Channel::new(channel, seed),
+    )
 }
 
 async fn joined(fleet: &Fleet, mut view: watch::Receiver<LabView>) -> Result<()> {
     let all = fleet.devices.len();
-    let joined = view.wait_for(|view| view.devices.iter().filter(|d| d.is_activated).count() == all);
-    tokio::time::timeout(JOINED_WITHIN, joined).await.context("not all devices have joined")??;
+    let joined =
+        view.wait_for(|view| view.devices.iter().filter(|d| d.is_activated).count() == all);
+    tokio::time::timeout(JOINED_WITHIN, joined)
+        .await
+        .context("not all devices have joined")??;
     Ok(())
 }
 
@@ -193,21 +254,35 @@ async fn keep_alive(server: &mut Server, restarts: &mut u32) -> anyhow::Error {
             return error;
         }
         *restarts += 1;
-        say(&format!("server    died, started again: pid {}", server.ports().pid));
+        say(&format!(
+            "server    died, started again: pid {}",
+            server.ports().pid
+        ));
     }
 }
 
 /// Follows the task with a live line on a terminal, and a line per change of state elsewhere.
 async fn follow(operator: &Operator, name: &str) -> Result<Progress> {
-    let bar = if std::io::stderr().is_terminal() { ProgressBar::new(1) } else { ProgressBar::hidden() };
-    bar.set_style(ProgressStyle::with_template("{msg:<14} [{bar:40}] {prefix}")?.progress_chars("=> "));
+    let bar = if std::io::stderr().is_terminal() {
+        ProgressBar::new(1)
+    } else {
+        ProgressBar::hidden()
+    };
+    bar.set_style(
+        ProgressStyle::with_template("{msg:<14} [{bar:40}] {prefix}")?.progress_chars("=> "),
+    );
     let mut state = TaskState::Unspecified;
     let progress = operator
         .watch(name, |progress| {
             let task = &progress.task;
             if task.state() != state {
                 state = task.state();
-                bar.suspend(|| say(&format!("task      {}", state.as_str_name().trim_start_matches("TASK_STATE_"))));
+                bar.suspend(|| {
+                    say(&format!(
+                        "task      {}",
+                        state.as_str_name().trim_start_matches("TASK_STATE_")
+                    ))
+                });
             }
             let counts = task.device_counts.unwrap_or_default();
             let frames = task.frame_counts.unwrap_or_default();
@@ -235,10 +310,21 @@ fn report(args: &DemoArgs, shown: &Shown) -> ExitCode {
     let frames_sent = counts.uncoded_fragments_sent + counts.coded_fragments_sent;
     let loss = shown.fleet.options.loss;
     let devices = u32::try_from(shown.fleet.devices.len()).unwrap_or(u32::MAX);
-    let bound = bound::expected_frames(shown.nb_frag, loss, devices) * f64::from(shown.gateways_used);
+    let bound =
+        bound::expected_frames(shown.nb_frag, loss, devices) * f64::from(shown.gateways_used);
     // The verdict of the server, held against what the simulated devices really run.
-    let really = shown.view.devices.iter().filter(|d| d.running_version == NEW_VERSION.to_ts006()).count();
-    let updated = shown.progress.devices.values().filter(|d| d.verdict() == Verdict::Succeeded).count();
+    let really = shown
+        .view
+        .devices
+        .iter()
+        .filter(|d| d.running_version == NEW_VERSION.to_ts006())
+        .count();
+    let updated = shown
+        .progress
+        .devices
+        .values()
+        .filter(|d| d.verdict() == Verdict::Succeeded)
+        .count();
     say(&verdicts(shown));
     let seconds = shown.took.as_secs_f64();
     say(&format!(
@@ -268,13 +354,24 @@ fn report(args: &DemoArgs, shown: &Shown) -> ExitCode {
             "seconds": (seconds * 10.0).round() / 10.0,
         }));
     }
-    if all { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if all {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
 }
 
 fn verdicts(shown: &Shown) -> String {
     let mut table = comfy_table::Table::new();
     table.load_style(comfy_table::presets::UTF8_HORIZONTAL_ONLY);
-    table.set_header(["end-device", "state", "reason", "fragments", "attempts", "evidence"]);
+    table.set_header([
+        "end-device",
+        "state",
+        "reason",
+        "fragments",
+        "attempts",
+        "evidence",
+    ]);
     for device in shown.progress.devices.values() {
         table.add_row(verdict(device));
     }
@@ -287,7 +384,9 @@ fn verdict(device: &TaskDevice) -> [String; 6] {
         device.device.trim_start_matches("devices/").to_owned(),
         short(device.state().as_str_name(), "TASK_DEVICE_STATE_"),
         short(device.reason().as_str_name(), "DEVICE_REASON_").replace("UNSPECIFIED", ""),
-        device.fragments_received.map_or_else(String::new, |n| format!("{n} of {}", device.nb_frag)),
+        device
+            .fragments_received
+            .map_or_else(String::new, |n| format!("{n} of {}", device.nb_frag)),
         device.attempts.to_string(),
         device.evidence.clone(),
     ]
@@ -306,7 +405,14 @@ async fn build_fuota() -> Result<PathBuf> {
     let folder = here.parent().context("this program has no folder")?;
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut build = tokio::process::Command::new(cargo);
-    build.args(["build", "--quiet", "--package", "lorawan-fuota", "--bin", "fuota"]);
+    build.args([
+        "build",
+        "--quiet",
+        "--package",
+        "lorawan-fuota",
+        "--bin",
+        "fuota",
+    ]);
     if folder.ends_with("release") {
         build.arg("--release");
     }
@@ -317,7 +423,10 @@ async fn build_fuota() -> Result<PathBuf> {
     Ok(folder.join("fuota"))
 }
 
-#[expect(clippy::print_stderr, reason = "what people read goes there, so that programs can read the other")]
+#[expect(
+    clippy::print_stderr,
+    reason = "what people read goes there, so that programs can read the other"
+)]
 fn say(text: &str) {
     eprintln!("{text}");
 }

@@ -163,7 +163,7 @@ impl Fleet {
             firmware_management: package(1, 203),
             decoder_limits: Some(v1::DecoderLimits {
                 max_nb_frag: 16_383,
-                max_frag_size: 242,
+                max_frag_size: 239,
                 ..v1::DecoderLimits::default()
             }),
             status_interpretation: v1::StatusInterpretation::Spec.into(),

@@ -51,5 +51,9 @@ fn check_worlds(seeds: std::ops::Range<u64>) -> ExitCode {
         }
     }
     println!("{} worlds, {failed} failed", all.end - all.start);
-    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if failed == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
 }

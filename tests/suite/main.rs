@@ -2,6 +2,11 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod api_fleet;
+mod api_images;
+mod api_server;
+mod api_support;
+mod api_tasks;
 mod campaign;
 mod frames_foreign;
 mod golden_erasure;

@@ -124,6 +124,10 @@ async fn every_record_reads_back<P: Place>(place: &P) {
         assert_eq!(read, Some(device));
     }
     assert!(store.device_exists(eui(1)).await.unwrap());
+    for keys in expected.keys {
+        let read = store.device_keys(keys.dev_eui).await.unwrap();
+        assert_eq!(read, Some(keys));
+    }
     let activation = store.activation(eui(1)).await.unwrap();
     let expected_activation = Activation {
         dev_eui: eui(1),
