@@ -56,7 +56,7 @@ pub struct DemoArgs {
 /// Bytes of real machine code in the image.
 const BODY: usize = 20_000;
 /// From the start of the task to its distribution window: a few exchanges with each device.
-const SETUP: Duration = Duration::from_secs(26);
+const SETUP: Duration = Duration::from_secs(30);
 /// The task gives up after.
 const DEADLINE: Duration = Duration::from_secs(15 * 60);
 /// All devices are to have joined by then.
@@ -363,7 +363,7 @@ fn report(args: &DemoArgs, shown: &Shown) -> ExitCode {
 
 fn verdicts(shown: &Shown) -> String {
     let mut table = comfy_table::Table::new();
-    table.load_style(comfy_table::presets::UTF8_HORIZONTAL_ONLY);
+    table.load_style(comfy_table::presets::NOTHING);
     table.set_header([
         "end-device",
         "state",

@@ -34,13 +34,10 @@ pub(super) struct Talk {
 /// Something to ask a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Command {
-    /// `PackageVersionReq` of TS005.
-    ProbeMulticast,
     /// `PackageVersionReq` of TS004.
     ProbeFragmentation,
-    /// `PackageVersionReq` of TS006.
-    ProbeFirmware,
-    /// `McGroupSetupReq` and `McClassCSessionReq` in one frame.
+    /// `McGroupSetupReq` and `McClassCSessionReq` in one frame, with `PackageVersionReq` as long as the version of TS005 is
+    /// unknown: these commands are the same in all versions, so that nothing can be misread.
     GroupAndWindow,
     /// `McClassCSessionReq`.
     Window,
@@ -68,9 +65,7 @@ impl Command {
     /// The name to write in evidence.
     pub(super) fn name(self) -> &'static str {
         match self {
-            Self::ProbeMulticast | Self::ProbeFragmentation | Self::ProbeFirmware => {
-                "PackageVersionReq"
-            }
+            Self::ProbeFragmentation => "PackageVersionReq",
             Self::GroupAndWindow => "McGroupSetupReq",
             Self::Window => "McClassCSessionReq",
             Self::Resync => "ForceDeviceResyncReq",
@@ -88,7 +83,7 @@ impl Command {
 
 /// How long an answer may take before the command is asked again. Devices answer within 0 to 3 s; RX1 opens up to 15 s
 /// after the uplink, usually 1 s.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_millis(3500);
 /// Before a device that listens continuously is asked again.
 const LISTENER_PATIENCE: Duration = Duration::from_secs(10);
 /// Before a downlink the network refused is tried again to a device that listens continuously.
@@ -335,10 +330,7 @@ impl Campaign {
                 .encode(package.version, &mut out);
                 package
             }
-            Command::ProbeMulticast
-            | Command::GroupAndWindow
-            | Command::Window
-            | Command::DeleteGroup => {
+            Command::GroupAndWindow | Command::Window | Command::DeleteGroup => {
                 let package = packages.multicast_setup?;
                 for command in self.multicast_words(command, device, record)? {
                     command.encode(package.version, &mut out);
@@ -355,11 +347,10 @@ impl Campaign {
                     .encode(package.version, &mut out);
                 package
             }
-            Command::ProbeFirmware | Command::CheckImage | Command::Reboot | Command::Version => {
+            Command::CheckImage | Command::Reboot | Command::Version => {
                 use firmware_management::{DevRebootCountdownReq, DownlinkCommand};
                 let package = packages.firmware_management?;
                 let command = match command {
-                    Command::ProbeFirmware => DownlinkCommand::PackageVersionReq,
                     Command::CheckImage => DownlinkCommand::DevUpgradeImageReq,
                     Command::Version => DownlinkCommand::DevVersionReq,
                     _ => {
@@ -394,8 +385,17 @@ impl Campaign {
             })
         };
         Some(match command {
-            Command::ProbeMulticast => vec![DownlinkCommand::PackageVersionReq],
-            Command::GroupAndWindow => vec![self.group_setup(session, device)?, window()],
+            Command::GroupAndWindow => {
+                let known = device
+                    .status
+                    .capabilities
+                    .contains_key(&multicast_setup::PACKAGE_IDENTIFIER);
+                let probe = (!known).then_some(DownlinkCommand::PackageVersionReq);
+                probe
+                    .into_iter()
+                    .chain([self.group_setup(session, device)?, window()])
+                    .collect()
+            }
             Command::Window => vec![window()],
             _ => vec![DownlinkCommand::McGroupDeleteReq(McGroupDeleteReq {
                 mc_group_id,

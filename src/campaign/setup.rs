@@ -43,21 +43,18 @@ impl Campaign {
             return None;
         }
         let packages = &device.profile.packages;
-        let known = |id| device.status.capabilities.contains_key(&id);
-        if packages.multicast_setup.is_some() && !known(multicast_setup::PACKAGE_IDENTIFIER) {
-            return Some(Command::ProbeMulticast);
-        }
-        if packages.fragmentation.is_some() && !known(fragmentation::PACKAGE_IDENTIFIER) {
+        let probed = device
+            .status
+            .capabilities
+            .contains_key(&fragmentation::PACKAGE_IDENTIFIER);
+        if packages.fragmentation.is_some() && !probed {
             return Some(Command::ProbeFragmentation);
         }
-        if packages.firmware_management.is_some() {
-            if !known(firmware_management::PACKAGE_IDENTIFIER) {
-                return Some(Command::ProbeFirmware);
-            }
-            let from_package = device.profile.version_source == VersionSource::FirmwareManagement;
-            if from_package && device.status.version(&self.image.component).is_none() {
-                return Some(Command::Version);
-            }
+        // TS006 has one version: whoever answers has it.
+        let asks_version = packages.firmware_management.is_some()
+            && device.profile.version_source == VersionSource::FirmwareManagement;
+        if asks_version && device.status.version(&self.image.component).is_none() {
+            return Some(Command::Version);
         }
         let window = session.record.window;
         if now + LATEST_REQUEST >= window.start {

@@ -12,7 +12,7 @@ use lorawan_fuota::proto::v1;
 use lorawan_fuota::record::{Change, Task, TaskDevice, TaskId, TaskState, TenantId, Wave};
 use lorawan_fuota::runtime::command::CommandRequest;
 use lorawan_fuota::runtime::{Command, CommandError, Handle, Notice};
-use lorawan_fuota::store::memory::MemoryStore;
+use lorawan_fuota::store::MemoryStore;
 use lorawan_fuota::store::{Catalog, Store};
 use lorawan_fuota::task::PlanError;
 use lorawan_fuota::time::Timestamp;

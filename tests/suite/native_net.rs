@@ -91,6 +91,7 @@ pub(super) fn session_id() -> SessionId {
 
 pub(super) fn gateway_settings(n: u64) -> GatewaySettings {
     GatewaySettings {
+        region: Region::Eu868,
         eui: eui(n),
         display_name: String::new(),
         position: None,

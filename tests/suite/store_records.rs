@@ -209,7 +209,6 @@ pub(crate) fn gateway(n: u64) -> GatewaySettings {
         eui: gateway_eui(n),
         region: Region::Eu868,
         display_name: "roof".to_owned(),
-        region: Region::Eu868,
         position: Some(Position {
             latitude: 52.520_006_599_999_995,
             longitude: -13.404_953_999_999_999,
