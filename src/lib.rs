@@ -1,6 +1,7 @@
 //! Firmware updates over the air for LoRaWAN fleets.
 
 pub mod campaign;
+pub mod cli;
 pub mod dialogue;
 pub mod erasure;
 pub mod firmware;
