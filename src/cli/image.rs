@@ -24,7 +24,7 @@ const SHORT_DIGITS: usize = 12;
 pub enum ImageCommand {
     /// Upload a file; the same bytes twice give the same image
     ///
-    /// The image is named by the SHA-256 of its bytes and never changes. A bare MCUboot file is
+    /// The image is named by the SHA-256 of its bytes and never changes. An MCUboot image is
     /// uploaded with --container mcuboot; the server then checks its structure and its hash, and reads
     /// the version from its header.
     #[command(

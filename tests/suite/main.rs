@@ -3,5 +3,6 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod campaign;
+mod cli;
 mod frames_foreign;
 mod golden_erasure;
