@@ -106,7 +106,7 @@ impl Connection {
     pub(super) fn new(options: &Options) -> Result<Self, Failure> {
         let usage = |text: String| Failure::Usage(text);
         let url = url(&options.server, options.ca.is_some()).map_err(usage)?;
-        let mut endpoint = Endpoint::from_shared(url.clone())
+        let mut endpoint = Endpoint::from_shared(url)
             .map_err(|_| Failure::Usage(format!("--server {}: no address", options.server)))?
             .connect_timeout(Duration::from_secs(10))
             .http2_keep_alive_interval(Duration::from_secs(15))

@@ -9,7 +9,6 @@
 
 mod connection;
 mod device;
-mod device_file;
 mod gateway;
 mod group;
 mod image;
