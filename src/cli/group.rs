@@ -122,7 +122,6 @@ impl GroupSettings {
 pub(super) async fn run(command: GroupCommand, context: &mut Context) -> Result<Outcome, Failure> {
     let mut client = context.connection.groups();
     let request_id = context.connection.request_id();
-    let full = |group: &str| resource("multicastGroups", group);
     let group = match command {
         GroupCommand::Create {
             id,
@@ -143,7 +142,9 @@ pub(super) async fn run(command: GroupCommand, context: &mut Context) -> Result<
             client.create_multicast_group(request).await?.into_inner()
         }
         GroupCommand::Get { group } => {
-            let request = v1::GetMulticastGroupRequest { name: full(&group) };
+            let request = v1::GetMulticastGroupRequest {
+                name: full_name(&group),
+            };
             client.get_multicast_group(request).await?.into_inner()
         }
         GroupCommand::Update {
@@ -151,7 +152,7 @@ pub(super) async fn run(command: GroupCommand, context: &mut Context) -> Result<
             settings,
             clear,
         } => {
-            let name = full(&group);
+            let name = full_name(&group);
             let request = v1::GetMulticastGroupRequest { name: name.clone() };
             let present = client.get_multicast_group(request).await?.into_inner();
             let mut group = v1::MulticastGroup {
@@ -170,7 +171,7 @@ pub(super) async fn run(command: GroupCommand, context: &mut Context) -> Result<
             client.update_multicast_group(request).await?.into_inner()
         }
         GroupCommand::Delete { group } => {
-            let name = full(&group);
+            let name = full_name(&group);
             let request = v1::DeleteMulticastGroupRequest {
                 name: name.clone(),
                 request_id,
@@ -181,9 +182,27 @@ pub(super) async fn run(command: GroupCommand, context: &mut Context) -> Result<
                 .show(|| json!({}), || format!("{name} deleted"))?;
             return Ok(Outcome::Done);
         }
+        command => return members_or_list(command, context).await,
+    };
+    context
+        .output
+        .show(|| group_json(&group), || group_text(&group))?;
+    Ok(Outcome::Done)
+}
+
+/// `multicastGroups/{id}`.
+fn full_name(group: &str) -> String {
+    resource("multicastGroups", group)
+}
+
+/// The commands that change or list members, and the list of groups.
+async fn members_or_list(command: GroupCommand, context: &mut Context) -> Result<Outcome, Failure> {
+    let mut client = context.connection.groups();
+    let request_id = context.connection.request_id();
+    match command {
         GroupCommand::Add { group, devices } => {
             let request = v1::AddMulticastGroupDevicesRequest {
-                name: full(&group),
+                name: full_name(&group),
                 devices: devices.names()?,
                 request_id,
             };
@@ -191,15 +210,15 @@ pub(super) async fn run(command: GroupCommand, context: &mut Context) -> Result<
                 .add_multicast_group_devices(request)
                 .await?
                 .into_inner();
-            return show_change(
+            show_change(
                 &answer.multicast_group.unwrap_or_default(),
                 &answer.errors,
                 context,
-            );
+            )
         }
         GroupCommand::Remove { group, devices } => {
             let request = v1::RemoveMulticastGroupDevicesRequest {
-                name: full(&group),
+                name: full_name(&group),
                 devices: devices.names()?,
                 request_id,
             };
@@ -207,21 +226,18 @@ pub(super) async fn run(command: GroupCommand, context: &mut Context) -> Result<
                 .remove_multicast_group_devices(request)
                 .await?
                 .into_inner();
-            return show_change(&answer.multicast_group.unwrap_or_default(), &[], context);
+            show_change(&answer.multicast_group.unwrap_or_default(), &[], context)
         }
         GroupCommand::List(args) => {
             list(args, context).await?;
-            return Ok(Outcome::Done);
+            Ok(Outcome::Done)
         }
         GroupCommand::Members { group, list } => {
-            members(full(&group), list, context).await?;
-            return Ok(Outcome::Done);
+            members(full_name(&group), list, context).await?;
+            Ok(Outcome::Done)
         }
-    };
-    context
-        .output
-        .show(|| group_json(&group), || group_text(&group))?;
-    Ok(Outcome::Done)
+        _ => Ok(Outcome::Done),
+    }
 }
 
 fn show_change(

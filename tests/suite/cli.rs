@@ -86,18 +86,7 @@ async fn exit_statuses_are_for_scripts() {
         (&["task", "watch", "missing"], 3),
         (&["task", "start", "blocked"], 3),
         (&["task", "get", "good", "--server", "127.0.0.1:1"], 4),
-        (
-            &[
-                "task",
-                "watch",
-                "good",
-                "--server",
-                "127.0.0.1:1",
-                "--patience",
-                "1ms",
-            ],
-            4,
-        ),
+        (&["task", "watch", "good", "--server", "127.0.0.1:1"], 4),
     ] {
         let run = server.run(args).await;
         assert_eq!(run.status, status, "{args:?}: {run:?}");

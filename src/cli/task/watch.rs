@@ -38,9 +38,13 @@ pub struct WatchArgs {
     )]
     resume_after: i64,
 
-    /// How long to try again while the server is away
+    /// How long to try again while a server that answered before is away
     #[arg(long, value_name = "DURATION", default_value = "2m", value_parser = duration_parser())]
     patience: prost_types::Duration,
+
+    /// The server answered a moment ago, so it is worth waiting for.
+    #[arg(skip)]
+    reached: bool,
 }
 
 impl Default for WatchArgs {
@@ -51,6 +55,7 @@ impl Default for WatchArgs {
                 seconds: 120,
                 nanos: 0,
             },
+            reached: true,
         }
     }
 }
@@ -71,6 +76,8 @@ struct Follower<'a> {
     task: v1::FuotaTask,
     states: BTreeMap<String, i32>,
     fragments: Fragments,
+    /// The server answered before: a wrong address is told at once, a restart is waited for.
+    reached: bool,
     /// Something came since the server was last away.
     heard: bool,
 }
@@ -94,6 +101,7 @@ pub(super) async fn watch(
         task: v1::FuotaTask::default(),
         states: BTreeMap::new(),
         fragments: Fragments::default(),
+        reached: args.reached,
         heard: false,
     };
     let patience = Duration::try_from(args.patience).unwrap_or_default();
@@ -123,7 +131,7 @@ impl Follower<'_> {
             if status.code() == Code::OutOfRange && self.sequence > 0 && !self.states.is_empty() {
                 // The server was set back: take everything as it stands.
                 self.sequence = 0;
-            } else if !is_disconnected(&status) || waited >= patience {
+            } else if !is_disconnected(&status) || !self.reached || waited >= patience {
                 return Err(status.into());
             }
             if waited.is_zero() {
@@ -142,6 +150,7 @@ impl Follower<'_> {
             resume_after_sequence: self.sequence,
         };
         let mut stream = client.watch_task(request).await?.into_inner();
+        self.reached = true;
         let live = matches!(self.view, View::Live(_));
         let mut look = tokio::time::interval(LOOK_INTERVAL);
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
