@@ -128,6 +128,8 @@ impl Follower<'_> {
             if std::mem::take(&mut self.heard) {
                 waited = Duration::ZERO;
             }
+            // No connection at all is UNAVAILABLE, one that broke in the middle is not.
+            self.reached |= is_disconnected(&status) && status.code() != Code::Unavailable;
             if status.code() == Code::OutOfRange && self.sequence > 0 && !self.states.is_empty() {
                 // The server was set back: take everything as it stands.
                 self.sequence = 0;
