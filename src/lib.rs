@@ -11,6 +11,7 @@
 
 pub mod api;
 pub mod campaign;
+pub mod cli;
 pub mod dialogue;
 pub mod erasure;
 pub mod firmware;

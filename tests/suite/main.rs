@@ -8,6 +8,7 @@ mod api_server;
 mod api_support;
 mod api_tasks;
 mod campaign;
+mod cli;
 mod frames_foreign;
 mod golden_erasure;
 mod golden_keys;
