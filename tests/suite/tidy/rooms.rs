@@ -15,7 +15,8 @@ const TABLE: &str = "
     dialogue                   PURE  -> time lorawan firmware erasure record task
     network                    PORT  -> time lorawan firmware record
     network/native             PURE  -> time lorawan firmware record network
-    network/native/udp         SHELL -> time lorawan record network network/native
+    network/native/semtech     PURE  -> time lorawan record network network/native
+    network/native/udp         SHELL -> time lorawan record network network/native network/native/semtech
     store                      PORT  -> time lorawan firmware record
     runtime                    SHELL -> time lorawan firmware erasure record task campaign dialogue network network/native
                                         network/native/udp store
@@ -23,8 +24,9 @@ const TABLE: &str = "
     api                        EDGE  -> time lorawan firmware record task store runtime proto
     web                        EDGE  -> time lorawan firmware record task store runtime
     cli                        EDGE  -> proto
-    main                       EDGE  -> time lorawan record network network/native network/native/udp store runtime api web cli
-                                        proto
+    serve                      EDGE  -> time lorawan record campaign network network/native network/native/udp store
+                                        runtime api web
+    main                       EDGE  -> runtime serve cli
 
     simulator/random           PURE  ->
     simulator/bound            PURE  -> simulator/random
@@ -36,8 +38,12 @@ const TABLE: &str = "
     simulator/udp              SHELL -> time lorawan network/native/semtech simulator/gateway
     simulator/realtime         SHELL -> time lorawan firmware simulator/random simulator/channel simulator/gateway
                                         simulator/device simulator/lab simulator/udp network/native/semtech
-    simulator/world            SHELL -> time lorawan firmware erasure record task network network/native store runtime
-                                        simulator/random simulator/channel simulator/gateway simulator/device simulator/lab
+    simulator/world            SHELL -> time lorawan record campaign network network/native store runtime
+                                        simulator/random simulator/gateway simulator/lab
+    simulator/fleet            EDGE  -> lorawan firmware proto simulator/random simulator/device simulator/channel
+                                        simulator/gateway simulator/lab
+    simulator/check            EDGE  -> time lorawan firmware record runtime simulator/random simulator/channel
+                                        simulator/gateway simulator/device simulator/lab simulator/fleet simulator/world
     simulator/operator         EDGE  -> proto
     simulator/server           EDGE  ->
     simulator/demo             EDGE  -> *
@@ -46,7 +52,16 @@ const TABLE: &str = "
 
 /// Crates that PURE rooms do not name.
 const CRATES_BANNED: [&str; 10] = [
-    "tokio", "sqlx", "tonic", "tracing", "rand", "rand_core", "getrandom", "chrono", "axum", "hyper",
+    "tokio",
+    "sqlx",
+    "tonic",
+    "tracing",
+    "rand",
+    "rand_core",
+    "getrandom",
+    "chrono",
+    "axum",
+    "hyper",
 ];
 /// Modules of `std` that PURE rooms do not name.
 const STD_BANNED: [&str; 5] = ["fs", "net", "process", "env", "thread"];
@@ -82,10 +97,11 @@ impl Rooms {
         for line in table.lines().filter(|line| !line.trim().is_empty()) {
             let (head, may) = line.split_once("->").unwrap_or(("", line));
             let may = may.split_whitespace().map(str::to_owned);
-            match (head.split_whitespace().collect::<Vec<_>>()[..], rooms.last_mut()) {
+            let head: Vec<&str> = head.split_whitespace().collect();
+            match (&head[..], rooms.last_mut()) {
                 ([name, kind], _) => rooms.push(Room {
-                    name: name.to_owned(),
-                    pure: kind == "PURE",
+                    name: (*name).to_owned(),
+                    pure: *kind == "PURE",
                     may: may.collect(),
                 }),
                 ([], Some(room)) => room.may.extend(may),
@@ -94,7 +110,11 @@ impl Rooms {
         }
         let known = |name: &String| name == "*" || rooms.iter().any(|room| room.name == *name);
         for room in &rooms {
-            assert!(room.may.iter().all(known), "{} may name what is no room", room.name);
+            assert!(
+                room.may.iter().all(known),
+                "{} may name what is no room",
+                room.name
+            );
         }
         Self(rooms)
     }
@@ -105,13 +125,19 @@ impl Rooms {
             let rest = place.strip_prefix(room.name.as_str());
             rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
         };
-        self.0.iter().filter(leads).max_by_key(|room| room.name.len())
+        self.0
+            .iter()
+            .filter(leads)
+            .max_by_key(|room| room.name.len())
     }
 
     /// What is wrong with the file of the module at `place`.
     pub(super) fn faults(&self, place: &str, source: &Source) -> Vec<(usize, String)> {
         let Some(room) = self.room(place) else {
-            return vec![(1, format!("`{place}` is in no row of the table in tests/suite/tidy/rooms.rs"))];
+            return vec![(
+                1,
+                format!("`{place}` is in no row of the table in tests/suite/tidy/rooms.rs"),
+            )];
         };
         let mentions = source.mentions.iter().filter(|mention| !mention.test);
         let mut faults: Vec<_> = mentions
@@ -119,7 +145,8 @@ impl Rooms {
             .filter_map(|mention| Some((mention.line, self.import_fault(room, mention)?)))
             .collect();
         if room.pure {
-            let banned = mentions.filter_map(|mention| Some((mention.line, path_banned(&mention.path)?)));
+            let banned =
+                mentions.filter_map(|mention| Some((mention.line, path_banned(&mention.path)?)));
             faults.extend(banned);
             for token in source.tokens.iter().filter(|token| !token.test) {
                 let banned = WORDS_BANNED.iter().find(|(word, _)| token.text == *word);
@@ -136,7 +163,8 @@ impl Rooms {
         let Some(target) = self.room(&place) else {
             return Some(format!("`{}` leads to no room", mention.path.join("::")));
         };
-        let allowed = target.name == room.name || room.may.iter().any(|may| *may == target.name || may == "*");
+        let allowed = target.name == room.name
+            || room.may.iter().any(|may| *may == target.name || may == "*");
         (!allowed).then(|| format!("`{}` may not import `{}`", room.name, target.name))
     }
 }
@@ -154,6 +182,7 @@ fn place(path: &[String]) -> Option<String> {
 fn path_banned(path: &[String]) -> Option<String> {
     let first = path.first()?;
     let second = path.get(1).map_or("", String::as_str);
-    let banned = CRATES_BANNED.contains(&first.as_str()) || (first == "std" && STD_BANNED.contains(&second));
+    let banned =
+        CRATES_BANNED.contains(&first.as_str()) || (first == "std" && STD_BANNED.contains(&second));
     banned.then(|| format!("`{}` in a PURE layer", path.join("::")))
 }

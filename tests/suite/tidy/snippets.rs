@@ -26,14 +26,20 @@ fn source(place: &str, text: &str) -> Source {
 /// Faults of a module at `place` in [`HOUSE`], as `line: what`.
 fn faults(place: &str, text: &str) -> Vec<String> {
     let faults = Rooms::read(HOUSE).faults(place, &source(place, text));
-    let faults = faults.into_iter().map(|(line, what)| format!("{line}: {what}"));
+    let faults = faults
+        .into_iter()
+        .map(|(line, what)| format!("{line}: {what}"));
     faults.collect()
 }
 
 fn paths(text: &str) -> Vec<String> {
     let mentions = source("middle/part", text).mentions;
     let path = |mention: Mention| mention.path.join("::");
-    mentions.into_iter().filter(|mention| !mention.test).map(path).collect()
+    mentions
+        .into_iter()
+        .filter(|mention| !mention.test)
+        .map(path)
+        .collect()
 }
 
 #[test]
@@ -58,7 +64,10 @@ fn an_edge_is_not_inherited() {
 fn nested_and_renamed_imports_are_unfolded() {
     let text = "pub use crate::{\n    base::{self, a::{B as C, D}},\n    top as hidden,\n};";
     let found = ["base", "base::a::B", "base::a::D", "top"];
-    let found: Vec<String> = found.iter().map(|path| format!("lorawan_fuota::{path}")).collect();
+    let found: Vec<String> = found
+        .iter()
+        .map(|path| format!("lorawan_fuota::{path}"))
+        .collect();
     assert_eq!(paths(text), found);
     assert_eq!(faults("middle", text), ["3: `middle` may not import `top`"]);
 }
@@ -79,7 +88,9 @@ fn a_path_in_the_code_counts_as_an_import() {
         "macro_rules! m { () => { $crate::top::go() } }",
     ] {
         let found = faults("middle", text);
-        let hit = found.iter().any(|fault| fault == "1: `middle` may not import `top`");
+        let hit = found
+            .iter()
+            .any(|fault| fault == "1: `middle` may not import `top`");
         assert!(hit, "{text}: {found:?}");
     }
 }
@@ -91,7 +102,10 @@ fn a_part_that_is_a_room_of_its_own_is_not_the_whole() {
     assert_eq!(faults("middle", "mod shell; pub use shell::Socket;"), fault);
     assert_eq!(faults("middle/part", "use super::shell::Socket;"), fault);
     assert_eq!(faults("middle/part", "use super::shelf::Book;"), [""; 0]);
-    assert_eq!(faults("middle/shell", "use super::part; use crate::base;"), [""; 0]);
+    assert_eq!(
+        faults("middle/shell", "use super::part; use crate::base;"),
+        [""; 0]
+    );
 }
 
 #[test]
@@ -131,7 +145,15 @@ fn comments_strings_and_visibility_import_nothing() {
 
 #[test]
 fn code_after_tricky_literals_is_still_read() {
-    for literal in ["'\"'", "'\\''", "b'\\\\'", "\"\\\\\"", "r#\"\"\"#", "'\\u{1F600}'", "\"a\n b\""] {
+    for literal in [
+        "'\"'",
+        "'\\''",
+        "b'\\\\'",
+        "\"\\\\\"",
+        "r#\"\"\"#",
+        "'\\u{1F600}'",
+        "\"a\n b\"",
+    ] {
         let text = format!("const X: T = {literal}; use crate::top::Y;");
         assert_eq!(paths(&text), ["lorawan_fuota::top::Y"], "{literal}");
     }
@@ -169,10 +191,14 @@ fn pure_layers_touch_no_clock_entropy_or_world() {
         ("fn f(x: HashSet<u8>) {}", "HashSet"),
     ] {
         let found = faults("base", text);
-        assert!(found.iter().any(|fault| fault.contains(named)), "{text}: {found:?}");
+        assert!(
+            found.iter().any(|fault| fault.contains(named)),
+            "{text}: {found:?}"
+        );
         assert_eq!(faults("middle/shell", text), [""; 0], "{text}");
     }
-    let innocent = "use std::time::Duration; use std::fmt; fn f(tokio: u8, rand: u8) -> u8 { tokio + rand }";
+    let innocent =
+        "use std::time::Duration; use std::fmt; fn f(tokio: u8, rand: u8) -> u8 { tokio + rand }";
     assert_eq!(faults("base", innocent), [""; 0]);
 }
 
@@ -191,9 +217,15 @@ fn looks_are_checked() {
     assert_eq!(looks("src/bad.rs", &wide(121)), [1]);
     assert_eq!(looks("src/bad.rs", "//! Bad. \n"), [1]);
     assert_eq!(looks("src/bad.rs", "//! Bad."), [1]);
-    assert_eq!(looks("src/bad.rs", concat!("//! Bad.\n\n// TO", "DO: later\n")), [3]);
+    assert_eq!(
+        looks("src/bad.rs", concat!("//! Bad.\n\n// TO", "DO: later\n")),
+        [3]
+    );
     assert_eq!(looks("src/bad.rs", "//! Bad.\nfn f() { dbg!(1); }\n"), [2]);
-    assert_eq!(looks("src/good.rs", "//! Never `dbg!(x)`, but xTODOx.\n"), [0; 0]);
+    assert_eq!(
+        looks("src/good.rs", "//! Never `dbg!(x)`, but xTODOx.\n"),
+        [0; 0]
+    );
 }
 
 #[test]

@@ -210,7 +210,11 @@ fn end_of_item(tokens: &[Token], from: usize) -> usize {
 
 fn words_are(tokens: &[Token], from: usize, words: &[&str]) -> bool {
     let here = tokens.get(from..from + words.len());
-    here.is_some_and(|here| here.iter().zip(words).all(|(token, word)| token.text == *word))
+    here.is_some_and(|here| {
+        here.iter()
+            .zip(words)
+            .all(|(token, word)| token.text == *word)
+    })
 }
 
 /// The names of the inline modules around each token.
@@ -283,7 +287,12 @@ impl Scope<'_> {
     }
 }
 
-fn mentions(tokens: &[Token], declared: &[Declared], krate: &str, module: &[String]) -> Vec<Mention> {
+fn mentions(
+    tokens: &[Token],
+    declared: &[Declared],
+    krate: &str,
+    module: &[String],
+) -> Vec<Mention> {
     let around = surroundings(tokens);
     let here = |i: usize| -> Vec<String> { module.iter().chain(&around[i]).cloned().collect() };
     let mut scope = Scope {
@@ -301,7 +310,8 @@ fn mentions(tokens: &[Token], declared: &[Declared], krate: &str, module: &[Stri
     while i < tokens.len() {
         let token = &tokens[i];
         let before = i.checked_sub(1).map_or("", |at| tokens[at].text.as_str());
-        let in_visibility = before == "in" || (before == "(" && i >= 2 && tokens[i - 2].text == "pub");
+        let in_visibility =
+            before == "in" || (before == "(" && i >= 2 && tokens[i - 2].text == "pub");
         if token.text == "use" && !words_are(tokens, i + 1, &["<"]) {
             let mut leaves = Vec::new();
             let end = use_tree(tokens, i + 1, &[], &mut leaves);
@@ -317,8 +327,11 @@ fn mentions(tokens: &[Token], declared: &[Declared], krate: &str, module: &[Stri
                 });
             }
             i = end;
-        } else if words_are(tokens, i + 1, &["::"]) && token.text.starts_with(|c: char| is_word(c)) {
-            let inner = before == "::" && i >= 2 && tokens[i - 2].text.starts_with(|c| is_word(c) || c == '>');
+        } else if words_are(tokens, i + 1, &["::"]) && token.text.starts_with(|c: char| is_word(c))
+        {
+            let inner = before == "::"
+                && i >= 2
+                && tokens[i - 2].text.starts_with(|c| is_word(c) || c == '>');
             let path = path_at(tokens, i);
             let words = path.len();
             if !inner && !in_visibility {
