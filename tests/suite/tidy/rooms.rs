@@ -3,7 +3,8 @@
 use super::source::{Mention, Source};
 
 /// The rooms, from the base up. A room is a module with everything below it that is no room itself; `simulator/` is the
-/// root of the crate `fuota_simulator`. PURE rooms are functions of their inputs: no clock, no entropy, no input or output.
+/// root of the crate `fuota_simulator`. PURE rooms are functions of their inputs: no clock, no entropy, no input or
+/// output.
 const TABLE: &str = "
     time                       PURE  ->
     erasure                    PURE  ->
@@ -18,8 +19,8 @@ const TABLE: &str = "
     network/native/semtech     PURE  -> time lorawan record network network/native
     network/native/udp         SHELL -> time lorawan record network network/native network/native/semtech
     store                      PORT  -> time lorawan firmware record
-    runtime                    SHELL -> time lorawan firmware erasure record task campaign dialogue network network/native
-                                        network/native/udp store
+    runtime                    SHELL -> time lorawan firmware erasure record task campaign dialogue network
+                                        network/native network/native/udp store
     proto                      EDGE  ->
     api                        EDGE  -> time lorawan firmware record task store runtime proto
     web                        EDGE  -> time lorawan firmware record task store runtime
@@ -33,8 +34,8 @@ const TABLE: &str = "
     simulator/device           PURE  -> time lorawan firmware erasure simulator/random
     simulator/gateway          PURE  -> time lorawan simulator/random
     simulator/channel          PURE  -> time lorawan simulator/random simulator/gateway
-    simulator/lab              PURE  -> time lorawan firmware erasure simulator/random simulator/channel simulator/gateway
-                                        simulator/device
+    simulator/lab              PURE  -> time lorawan firmware erasure simulator/random simulator/channel
+                                        simulator/gateway simulator/device
     simulator/udp              SHELL -> time lorawan network/native/semtech simulator/gateway
     simulator/realtime         SHELL -> time lorawan firmware simulator/random simulator/channel simulator/gateway
                                         simulator/device simulator/lab simulator/udp network/native/semtech
@@ -43,7 +44,8 @@ const TABLE: &str = "
     simulator/fleet            EDGE  -> lorawan firmware proto simulator/random simulator/device simulator/channel
                                         simulator/gateway simulator/lab
     simulator/check            EDGE  -> time lorawan firmware record runtime simulator/random simulator/channel
-                                        simulator/gateway simulator/device simulator/lab simulator/fleet simulator/world
+                                        simulator/gateway simulator/device simulator/lab simulator/fleet
+                                        simulator/world
     simulator/operator         EDGE  -> proto
     simulator/server           EDGE  ->
     simulator/demo             EDGE  -> *

@@ -162,7 +162,8 @@ fn code_after_tricky_literals_is_still_read() {
 #[test]
 fn tests_may_import_anything_and_end_where_they_end() {
     let text = "#[cfg(test)]\nuse crate::top::A;\n#[cfg(test)]\nmod tests {\n    use std::fs;\n    fn f() {}\n}\n\
-                use crate::top::B;\n#[cfg(test)]\n#[path]\nfn g() { crate::top::c() }\n#[cfg(not(test))]\nuse std::net;\n";
+                use crate::top::B;\n#[cfg(test)]\n#[path]\nfn g() { crate::top::c() }\n\
+                #[cfg(not(test))]\nuse std::net;\n";
     assert_eq!(
         faults("middle", text),
         [

@@ -1,7 +1,7 @@
 //! Reads Rust sources as far as tidiness needs: tokens, module declarations and the paths a file names.
 //!
-//! Not a parser: comments, strings and literals are dropped, macros are read like any other code. What it cannot see is a
-//! path made by a macro of another crate.
+//! Not a parser: comments, strings and literals are dropped, macros are read like any other code. What it cannot see is
+//! a path made by a macro of another crate.
 
 use std::collections::BTreeMap;
 
