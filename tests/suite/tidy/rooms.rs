@@ -32,13 +32,15 @@ const TABLE: &str = "
     simulator/random           PURE  ->
     simulator/bound            PURE  -> simulator/random
     simulator/device           PURE  -> time lorawan firmware erasure simulator/random
-    simulator/gateway          PURE  -> time lorawan simulator/random
+    simulator/gateway          PURE  -> time lorawan simulator/random simulator/rule_watch
+    simulator/rule_watch       PURE  -> time lorawan simulator/gateway
+    simulator/semtech          PURE  -> time lorawan simulator/gateway
     simulator/channel          PURE  -> time lorawan simulator/random simulator/gateway
     simulator/lab              PURE  -> time lorawan firmware erasure simulator/random simulator/channel
                                         simulator/gateway simulator/device
-    simulator/udp              SHELL -> time lorawan network/native/semtech simulator/gateway
-    simulator/realtime         SHELL -> time lorawan firmware simulator/random simulator/channel simulator/gateway
-                                        simulator/device simulator/lab simulator/udp network/native/semtech
+    simulator/udp              SHELL -> time lorawan simulator/gateway simulator/semtech
+    simulator/realtime         SHELL -> time lorawan simulator/gateway simulator/device simulator/lab
+                                        simulator/semtech simulator/udp
     simulator/world            SHELL -> time lorawan record campaign network network/native store runtime
                                         simulator/random simulator/gateway simulator/lab
     simulator/fleet            EDGE  -> lorawan firmware proto simulator/random simulator/device simulator/channel
@@ -48,8 +50,10 @@ const TABLE: &str = "
                                         simulator/world
     simulator/operator         EDGE  -> proto
     simulator/server           EDGE  ->
-    simulator/demo             EDGE  -> *
-    simulator/main             EDGE  -> *
+    simulator/demo             EDGE  -> time lorawan proto simulator/bound simulator/channel simulator/gateway
+                                        simulator/device simulator/lab simulator/realtime simulator/fleet
+                                        simulator/operator simulator/server
+    simulator/main             EDGE  -> simulator/check simulator/demo
 ";
 
 /// Crates that PURE rooms do not name.
@@ -110,7 +114,7 @@ impl Rooms {
                 _ => panic!("row of the table: {line:?}"),
             }
         }
-        let known = |name: &String| name == "*" || rooms.iter().any(|room| room.name == *name);
+        let known = |name: &String| rooms.iter().any(|room| room.name == *name);
         for room in &rooms {
             assert!(
                 room.may.iter().all(known),
@@ -165,8 +169,7 @@ impl Rooms {
         let Some(target) = self.room(&place) else {
             return Some(format!("`{}` leads to no room", mention.path.join("::")));
         };
-        let allowed = target.name == room.name
-            || room.may.iter().any(|may| *may == target.name || may == "*");
+        let allowed = target.name == room.name || room.may.iter().any(|may| *may == target.name);
         (!allowed).then(|| format!("`{}` may not import `{}`", room.name, target.name))
     }
 }
