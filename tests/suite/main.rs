@@ -20,3 +20,4 @@ mod native_storm;
 mod store_contract;
 mod store_records;
 mod store_sqlite;
+mod tidy;
