@@ -1,1 +1,3 @@
 //! Firmware updates over the air for LoRaWAN fleets.
+
+pub mod lorawan;
