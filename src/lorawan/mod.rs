@@ -3,6 +3,8 @@
 //!
 //! PURE: no clock, no randomness, no I/O. Decoders never panic, check sizes first and do work bounded by the input's length.
 
+pub mod identifiers;
+
 use serde::{Deserialize, Serialize};
 
 /// Version of an application-layer package's specification.
