@@ -3,7 +3,15 @@
 //!
 //! PURE: no clock, no randomness, no I/O. Decoders never panic, check sizes first and do work bounded by the input's length.
 
+pub mod clock_sync;
+pub mod firmware_management;
+pub mod fragmentation;
 pub mod identifiers;
+pub mod multi_package;
+pub mod multicast_setup;
+mod package;
+
+pub use package::PackageVersionAns;
 
 use serde::{Deserialize, Serialize};
 
