@@ -218,3 +218,34 @@ fn unknown_command(cid: u8) -> DecodeError {
         cid,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use PackageVersion::{V1, V2};
+
+    #[test]
+    fn correction_within_32_bits_is_the_difference() {
+        for version in [V1, V2] {
+            assert_eq!(time_correction(1_400_000_010, 1_400_000_000, version), 10);
+            assert_eq!(time_correction(1_400_000_000, 1_400_000_007, version), -7);
+            // A clock never set.
+            assert_eq!(time_correction(1_470_000_000, 0, version), 1_470_000_000);
+        }
+    }
+
+    #[test]
+    fn correction_beyond_32_bits_wraps_in_version_1_and_saturates_in_version_2() {
+        let (gps_seconds, device_time) = (1_470_000_000, 4_000_000_000);
+        assert_eq!(time_correction(gps_seconds, device_time, V1), 1_764_967_296);
+        assert_eq!(time_correction(gps_seconds, device_time, V2), i32::MIN);
+        assert_eq!(time_correction(4_000_000_000, 0, V2), i32::MAX);
+    }
+
+    #[test]
+    fn device_clocks_count_modulo_2_to_the_32() {
+        for version in [V1, V2] {
+            assert_eq!(time_correction((1 << 32) + 5, 5, version), 0);
+        }
+    }
+}

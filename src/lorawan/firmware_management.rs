@@ -1,6 +1,7 @@
 //! TS006 firmware management, version 1.0.0: versions, reboot, and the image a device holds.
 //!
-//! There is one version; the version argument is there so that all packages are called alike. Does not decide when to reboot.
+//! There is one version; the version argument is there so that all packages are called alike. Does not decide when to
+//! reboot.
 
 use super::package::{
     CID_PACKAGE_VERSION, PackageVersionAns, bit, decode_commands, set_flags, take,

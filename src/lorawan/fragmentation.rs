@@ -587,3 +587,77 @@ fn unknown_command(cid: u8) -> DecodeError {
         cid,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn delay_doubles_from_16_s_to_2048_s() {
+        let seconds: Vec<u64> = (0..8)
+            .map(|code| block_ack_delay_max(code).as_secs())
+            .collect();
+        assert_eq!(seconds, [16, 32, 64, 128, 256, 512, 1024, 2048]);
+        assert_eq!(block_ack_delay_max(8), block_ack_delay_max(0));
+    }
+
+    #[test]
+    fn fragment_number_0_is_refused() {
+        let error = DecodeError::InvalidField {
+            command: "DataFragment",
+            field: "n",
+            value: 0,
+        };
+        assert_eq!(DataFragment::decode(&[0x08, 0x00, 0x40, 0xaa]), Err(error));
+    }
+
+    #[test]
+    fn data_fragment_needs_its_head() {
+        let truncated = |have| {
+            Err(DecodeError::Truncated {
+                command: "DataFragment",
+                need: 2,
+                have,
+            })
+        };
+        assert_eq!(DataFragment::decode(&[]), truncated(0));
+        assert_eq!(DataFragment::decode(&[0x08, 0x01]), truncated(1));
+        assert!(DataFragment::decode(&[0x01, 0x01, 0x00]).is_err());
+    }
+
+    #[test]
+    fn errors_of_a_setup_answer_have_names() {
+        let answer = FragSessionSetupAns {
+            frag_index: 0,
+            session_cnt_replay: true,
+            wrong_descriptor: false,
+            frag_index_unsupported: false,
+            not_enough_memory: true,
+            frag_algo_unsupported: false,
+        };
+        assert!(!answer.is_accepted());
+        assert!(
+            answer
+                .errors()
+                .eq(["SessionCnt replay", "not enough memory"])
+        );
+    }
+
+    #[test]
+    fn size_of_the_data_block_leaves_padding_out() {
+        let bytes = [2, 0x35, 0xe8, 0x02, 50, 5, 8, 1, 2, 3, 4];
+        let decoded = decode_downlink(PackageVersion::V1, &bytes);
+        let [DownlinkCommand::FragSessionSetupReq(request)] = decoded.commands[..] else {
+            panic!("{decoded:?}");
+        };
+        assert_eq!(request.data_block_size(), Some(744 * 50 - 8));
+        assert_eq!(
+            FragSessionSetupReq {
+                nb_frag: 0,
+                ..request
+            }
+            .data_block_size(),
+            None
+        );
+    }
+}

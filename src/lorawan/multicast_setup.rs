@@ -1,7 +1,7 @@
 //! TS005 remote multicast setup, versions 1.0.0 and 2.0.0: commands, session lengths and the frequency field.
 //!
-//! Version 2 adds `StartMissed` and reserved error bits to the session answers; everything else is the same. Does not derive
-//! keys and does not plan sessions.
+//! Version 2 adds `StartMissed` and reserved error bits to the session answers; everything else is the same. Does not
+//! derive keys and does not plan sessions.
 
 use std::time::Duration;
 
@@ -553,5 +553,86 @@ fn unknown_command(cid: u8) -> DecodeError {
     DecodeError::UnknownCommand {
         package: "remote multicast setup",
         cid,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn time_outs_have_different_units() {
+        assert_eq!(class_c_session_length_max(0), Duration::from_secs(1));
+        assert_eq!(class_c_session_length_max(15), Duration::from_secs(32_768));
+        assert_eq!(class_b_session_length_max(0), Duration::from_secs(128));
+        assert_eq!(
+            class_b_session_length_max(15),
+            Duration::from_secs(4_194_304)
+        );
+    }
+
+    #[test]
+    fn frequency_has_two_steps() {
+        assert_eq!(dl_freq_to_wire(868_100_000), Some(8_681_000));
+        assert_eq!(dl_freq_to_wire(2_425_000_000), Some(12_125_000));
+        assert_eq!(dl_freq_from_wire(12_125_000), 2_425_000_000);
+        assert_eq!(dl_freq_to_wire(0), Some(0));
+        for hz in [
+            868_100_050,
+            1_200_000_000,
+            2_399_999_800,
+            2_425_000_100,
+            3_355_443_200,
+        ] {
+            assert_eq!(dl_freq_to_wire(hz), None, "{hz}");
+        }
+    }
+
+    #[test]
+    fn impossible_frequency_is_sent_as_one_that_devices_refuse() {
+        let request = McClassBSessionReq {
+            mc_group_id: 0,
+            session_time: 0,
+            periodicity: 0,
+            session_time_out: 0,
+            dl_freq_hz: 1_500_000_000,
+            dr: 0,
+        };
+        let mut out = Vec::new();
+        DownlinkCommand::McClassBSessionReq(request).encode(PackageVersion::V2, &mut out);
+        assert_eq!(out[7..10], [1, 0, 0]);
+    }
+
+    #[test]
+    fn group_status_with_an_impossible_group_is_an_error() {
+        let decoded = decode_uplink(PackageVersion::V1, &[1, 0x11, 4, 1, 2, 3, 4]);
+        let error = DecodeError::InvalidField {
+            command: "McGroupStatusAns",
+            field: "McGroupID",
+            value: 4,
+        };
+        assert_eq!(
+            decoded,
+            Decoded {
+                commands: Vec::new(),
+                rest: Some(error)
+            }
+        );
+    }
+
+    #[test]
+    fn debug_output_has_no_key() {
+        let request = McGroupSetupReq {
+            mc_group_id: 0,
+            mc_addr: DevAddr(1),
+            mc_key_encrypted: [0xab; 16],
+            min_mc_f_cnt: 0,
+            max_mc_f_cnt: 9,
+        };
+        let text = format!("{request:?}");
+        assert!(
+            text.contains("max_mc_f_cnt: 9") && !text.contains("171"),
+            "{text}"
+        );
     }
 }

@@ -1,0 +1,4 @@
+//! Tests of the library through its public interface.
+
+mod golden_commands;
+mod properties_commands;
