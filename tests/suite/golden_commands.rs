@@ -1,5 +1,10 @@
 //! The command codecs against vectors of other implementations and the uplinks of real device stacks.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "a vector that cannot be read fails the test"
+)]
+
 use lorawan_fuota::lorawan::clock_sync;
 use lorawan_fuota::lorawan::firmware_management;
 use lorawan_fuota::lorawan::fragmentation::{self, FragSessionStatusAns};
