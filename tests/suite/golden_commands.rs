@@ -651,6 +651,15 @@ fn absent_session_in_short_and_long_form() {
         ("010403000402", vec![short, deleted, received(2)]),
         // Both forms can be read to the end: the long one it is.
         ("01040300040402", vec![long(0, 3, 4), received(2)]),
+        // A status with all its bytes behind a short one.
+        (
+            "010403000100140001",
+            vec![
+                short,
+                deleted,
+                UplinkCommand::FragSessionStatusAns(status(0, 20, 1)),
+            ],
+        ),
         // Two short forms in a row.
         ("01040104", vec![short, short]),
     ];
