@@ -9,7 +9,6 @@ mod api_support;
 mod api_tasks;
 mod campaign;
 mod cli;
-mod cli;
 mod foreign_codec_lrwn;
 mod frames_foreign;
 mod golden_commands;

@@ -116,6 +116,7 @@ pub(super) mod tests {
     pub(in super::super) fn settings(eui: u64) -> GatewaySettings {
         GatewaySettings {
             eui: GatewayEui(eui),
+            region: Region::Eu868,
             display_name: String::new(),
             position: None,
             antenna_gain_dbi: 0.0,
