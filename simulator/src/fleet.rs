@@ -45,7 +45,7 @@ impl Default for FleetOptions {
             loss: 0.1,
             region: Region::Us915,
             data_rate: 13,
-            uplink_interval: Duration::from_secs(4),
+            uplink_interval: Duration::from_secs(3),
             packages: PackageVersion::V2,
         }
     }

@@ -13,6 +13,7 @@ pub mod device;
 pub mod fleet;
 pub mod gateway;
 pub mod lab;
+pub mod lab_command;
 pub mod operator;
 pub mod random;
 pub mod realtime;

@@ -1,10 +1,11 @@
-//! The `fuota-sim` binary: the demo, and random worlds to check the server in.
+//! The `fuota-sim` binary: the demo, a lab for any server, and random worlds to check ours in.
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use fuota_simulator::check::{self, CheckOptions};
 use fuota_simulator::demo::{self, DemoArgs};
+use fuota_simulator::lab_command::{self, LabArgs};
 
 /// Simulated LoRaWAN gateways and end-devices for firmware updates over the air.
 #[derive(Debug, Parser)]
@@ -18,6 +19,8 @@ struct Simulator {
 enum Command {
     /// Start a server, gateways and end-devices, and update them all.
     Demo(DemoArgs),
+    /// Run gateways and end-devices for a server that runs elsewhere.
+    Lab(LabArgs),
     /// Run one task in many random worlds, in virtual time, and check what must hold.
     Check {
         /// Worlds to try.
@@ -32,7 +35,19 @@ enum Command {
 fn main() -> ExitCode {
     match Simulator::parse().command {
         Command::Demo(args) => demo::run(&args),
+        Command::Lab(args) => run_lab(&args),
         Command::Check { seeds, from } => check_worlds(from..from.saturating_add(seeds)),
+    }
+}
+
+#[expect(clippy::print_stderr, reason = "why there is no lab")]
+fn run_lab(args: &LabArgs) -> ExitCode {
+    match lab_command::run(args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("lab: {error:#}");
+            ExitCode::FAILURE
+        }
     }
 }
 

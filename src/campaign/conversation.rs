@@ -525,9 +525,10 @@ impl Campaign {
     }
 }
 
-/// How long a device may be silent before it is taken to be gone: several of its intervals.
+/// How long a device may be silent before it is taken to be gone: ten of its intervals, and no less than joining again with
+/// back-off takes under loss.
 pub(super) fn silence(device: &FleetDevice) -> Duration {
-    (device.profile.uplink_interval * 5).max(Duration::from_secs(60))
+    (device.profile.uplink_interval * 10).max(Duration::from_secs(1800))
 }
 
 fn cleanup_command(record: &TaskDevice) -> Option<Command> {

@@ -728,7 +728,8 @@ impl Campaign {
         session.not_before = now;
         if !continues {
             session.record.round = 1;
-            session.record.coded_target = sizing::first_coded(session.record.block.nb_frag, loss);
+            session.record.coded_target =
+                sizing::first_coded(session.record.block.nb_frag, loss, ready.len());
         }
         self.changed.sessions.insert(session.record.id.number);
         self.request_group(number);

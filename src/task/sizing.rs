@@ -57,11 +57,11 @@ pub fn frame_airtime(region: Region, data_rate: u8, payload: usize) -> Option<Du
     )))
 }
 
-/// Coded fragments to send right after the uncoded pass, before anything is asked: what the median device of a fleet with
-/// this loss needs.
-pub fn first_coded(nb_frag: u16, loss_permille: u16) -> u16 {
-    let p = f64::from(loss_permille.min(900)) / 1000.0;
-    ceil_u16(f64::from(nb_frag) * p / (1.0 - p) + if p > 0.0 { 1.0 } else { 0.0 })
+/// Coded fragments to send right after the uncoded pass, before anything is asked: the low end of what the whole fleet will
+/// need anyway, if its loss is as measured; so that the first answers come when most devices are done.
+pub fn first_coded(nb_frag: u16, loss_permille: u16, devices: usize) -> u16 {
+    let (low, ..) = frames_until_all(nb_frag, loss_permille, devices);
+    u16::try_from(low.saturating_sub(u32::from(nb_frag))).unwrap_or(u16::MAX)
 }
 
 /// Loss of one frame, permille, from commands sent and answers heard; few of them say little, and count with a few
