@@ -39,6 +39,9 @@ pub struct LabArgs {
     /// Where the signed image is written; a temporary file when not given.
     #[arg(long, value_name = "FILE")]
     pub image: Option<PathBuf>,
+    /// Write the devices with their keys to this file, as `fuota device batch` reads them.
+    #[arg(long, value_name = "FILE")]
+    pub csv: Option<PathBuf>,
     /// Print the description of the lab as one JSON object. Always on; accepted for symmetry with other commands.
     #[arg(long)]
     pub json: bool,
@@ -66,6 +69,9 @@ pub fn run(args: &LabArgs) -> Result<()> {
             .keep()?,
     };
     std::fs::write(&path, &image).with_context(|| format!("{}", path.display()))?;
+    if let Some(csv) = &args.csv {
+        std::fs::write(csv, device_list(&fleet)).with_context(|| format!("{}", csv.display()))?;
+    }
     print_line(&description(&fleet, &path));
     tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -76,6 +82,23 @@ pub fn run(args: &LabArgs) -> Result<()> {
             lab.run_until(std::future::pending::<()>()).await;
             Ok(())
         })
+}
+
+fn device_list(fleet: &Fleet) -> String {
+    let mut list = String::from("dev_eui,model,join_eui,app_key,gen_app_key\n");
+    for (record, device) in fleet.device_records("").iter().zip(&fleet.devices) {
+        if let Activation::Otaa {
+            join_eui, app_key, ..
+        } = &device.activation
+        {
+            let (app_key, gen_app_key) = (app_key.to_hex(), device.gen_app_key.to_hex());
+            list += &format!(
+                "{},{},{join_eui},{app_key},{gen_app_key}\n",
+                device.dev_eui, record.model
+            );
+        }
+    }
+    list
 }
 
 fn description(fleet: &Fleet, image: &std::path::Path) -> Value {

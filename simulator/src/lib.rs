@@ -8,6 +8,7 @@
 pub mod bound;
 pub mod channel;
 pub mod check;
+pub mod counter_watch;
 pub mod demo;
 pub mod device;
 pub mod fleet;

@@ -13,6 +13,7 @@ use lorawan_fuota::time::Timestamp;
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
+use crate::counter_watch::CounterWatch;
 use crate::device::EndDevice;
 use crate::gateway::Gateway;
 use crate::lab::{Lab, LabCounts};
@@ -70,6 +71,8 @@ pub struct LabView {
     pub breaches: usize,
     /// Gateways' frames that the lab refused or dropped.
     pub frames_refused: u64,
+    /// Downlink counters the server used for two different frames.
+    pub counters_reused: u64,
 }
 
 /// What can be seen of a device.
@@ -97,6 +100,7 @@ pub struct RealTime {
     uplinks: Uplinks,
     views: watch::Sender<LabView>,
     bad_datagrams: u64,
+    counters: CounterWatch,
 }
 
 impl RealTime {
@@ -112,6 +116,7 @@ impl RealTime {
             uplinks: Uplinks::open(&euis, server).await?,
             views: watch::Sender::default(),
             bad_datagrams: 0,
+            counters: CounterWatch::default(),
         })
     }
 
@@ -169,11 +174,15 @@ impl RealTime {
                 .map(|gateway| gateway.breaches().len())
                 .sum(),
             frames_refused: gateways.iter().map(lost).sum(),
+            counters_reused: self.counters.reused(),
         }
     }
 
     async fn step_to(&mut self, now: Timestamp) {
         let received = self.lab.advance(now);
+        for (_, frame) in self.lab.take_downlinks() {
+            self.counters.see(&frame.phy_payload);
+        }
         for (gateway, received) in received {
             self.uplinks.push(gateway, &received).await;
         }

@@ -28,6 +28,7 @@ use lorawan_fuota::store::{MemoryStore, Store, StoreError};
 use lorawan_fuota::time::Timestamp;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::counter_watch::CounterWatch;
 use crate::gateway::{OnAir, Received, TxError, TxRequest, TxWhen};
 use crate::lab::Lab;
 use crate::random::Random;
@@ -125,7 +126,7 @@ struct Seen {
     sessions: BTreeMap<SessionId, DistributionSession>,
     groups: BTreeMap<DevAddr, SessionId>,
     windows: BTreeMap<SessionId, Vec<(Timestamp, Timestamp)>>,
-    frames: BTreeMap<(DevAddr, u16), Vec<u8>>,
+    counters: CounterWatch,
     commits: u64,
     violations: Vec<Violation>,
 }
@@ -416,18 +417,9 @@ impl Shared {
         let mut problems = Vec::new();
         {
             let mut seen = self.seen.borrow_mut();
-            let key = (frame.dev_addr, frame.f_cnt);
-            if seen
-                .frames
-                .get(&key)
-                .is_some_and(|known| *known != sent.phy_payload)
-            {
-                problems.push(format!(
-                    "counter {} of {} used twice",
-                    frame.f_cnt, frame.dev_addr
-                ));
+            if let Some((dev_addr, f_cnt)) = seen.counters.see(&sent.phy_payload) {
+                problems.push(format!("counter {f_cnt} of {dev_addr} used twice"));
             }
-            seen.frames.insert(key, sent.phy_payload.clone());
             if let Some(session) = seen.groups.get(&frame.dev_addr) {
                 let inside = seen.windows.get(session).is_some_and(|windows| {
                     windows.iter().any(|(from, to)| {
@@ -480,6 +472,17 @@ impl Shared {
                     seen.devices.insert(key, device.clone());
                 }
                 Change::PutDistributionSession(session) => {
+                    eprintln!(
+                        "{} #{} {:?} u{} c{}/{} r{} gw {:?}",
+                        self.now.get().as_unix_seconds() - 1_800_000_030,
+                        session.id.number,
+                        session.phase,
+                        session.uncoded_sent,
+                        session.coded_sent,
+                        session.coded_target,
+                        session.round,
+                        session.gateways
+                    );
                     let window = (session.window.start, session.window.end());
                     let windows = seen.windows.entry(session.id.clone()).or_default();
                     if !windows.contains(&window) {
@@ -583,12 +586,6 @@ impl Transport for WorldTransport {
                 .borrow_mut()
                 .request(at, gateway, request)
                 .map_err(refusal);
-            if std::env::var_os("FUOTA_DEBUG").is_some() {
-                eprintln!(
-                    "{at} -> {gateway} {:?} {} {:?} {} dBm {result:?}",
-                    command.when, command.frequency_hz, command.data_rate, command.power_dbm
-                );
-            }
             if !self.0.chance(self.0.faults.get().ack_lost) {
                 self.0.inbox.borrow_mut().push(GatewayMessage::TxAck {
                     gateway,

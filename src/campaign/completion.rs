@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::lorawan::firmware_management::UpImageStatus;
 use crate::lorawan::fragmentation::FragDataBlockReceivedReq;
 use crate::lorawan::identifiers::DevEui;
+use crate::record::fragments_sent;
 use crate::record::{
     CleanupState, DeviceReason, DeviceState, FleetDevice, SuccessCriterion, TaskDevice,
     VersionSource,
@@ -80,8 +81,19 @@ impl Campaign {
 
     /// `DevUpgradeImageAns`.
     pub(super) fn image_checked(&mut self, now: Timestamp, dev_eui: DevEui, status: UpImageStatus) {
-        let state = self.devices.get(&dev_eui).map(|d| d.state);
-        if state != Some(DeviceState::ReportedReceived) {
+        let Some(record) = self.devices.get(&dev_eui) else {
+            return;
+        };
+        let receiving = record.state == DeviceState::Receiving;
+        if !receiving && record.state != DeviceState::ReportedReceived {
+            return;
+        }
+        if receiving && status == UpImageStatus::NoImage {
+            let sent = self
+                .session_of(record)
+                .map(|session| fragments_sent(&session.record));
+            self.answered(now, dev_eui);
+            self.talks.entry(dev_eui).or_default().no_image_after = sent;
             return;
         }
         let target = self.image.target_version;

@@ -9,8 +9,8 @@ use std::time::Duration;
 use crate::lorawan::identifiers::DevEui;
 use crate::lorawan::{PackageVersion, firmware_management, fragmentation, multicast_setup};
 use crate::record::{
-    CleanupState, DeviceReason, DeviceState, FleetDevice, FragSlot, McSlot, SessionPhase, Target,
-    TaskDevice, UplinkRef,
+    CleanupState, DeviceReason, DeviceState, FleetDevice, FragSlot, McSlot, PollKind, SessionPhase,
+    Target, TaskDevice, UplinkRef, fragments_sent,
 };
 use crate::time::Timestamp;
 
@@ -29,6 +29,8 @@ pub(super) struct Talk {
     pub(super) errors: u8,
     /// Times the device's clock was off.
     pub(super) clock_errors: u8,
+    /// Fragments that had been sent when the device said that it has no image.
+    pub(super) no_image_after: Option<u16>,
 }
 
 /// Something to ask a device.
@@ -120,6 +122,7 @@ impl Campaign {
                     asked: Some(command),
                     acknowledge: talk.acknowledge,
                     clock_errors: talk.clock_errors,
+                    no_image_after: talk.no_image_after,
                     ..Talk::default()
                 };
                 record.tries = 0;
@@ -282,7 +285,7 @@ impl Campaign {
             DeviceState::Pending | DeviceState::Preparing | DeviceState::Ready => {
                 self.setup_command(now, record, device)
             }
-            DeviceState::Receiving => self.receiving_command(record),
+            DeviceState::Receiving => self.receiving_command(record, device),
             DeviceState::ReportedReceived | DeviceState::Verified | DeviceState::Rebooting => {
                 self.completion_command(now, record, device)
             }
@@ -290,7 +293,7 @@ impl Campaign {
         }
     }
 
-    fn receiving_command(&self, record: &TaskDevice) -> Option<Command> {
+    fn receiving_command(&self, record: &TaskDevice, device: &FleetDevice) -> Option<Command> {
         let session = self.session_of(record)?;
         match session.record.phase {
             SessionPhase::Preparing
@@ -299,9 +302,23 @@ impl Campaign {
                 Some(Command::Window)
             }
             SessionPhase::Polling {
-                kind: crate::record::PollKind::Individual,
+                kind: PollKind::Individual,
                 ..
-            } if !session.is_fresh(record) => Some(Command::Status),
+            } if !session.is_fresh(record) => {
+                // The image check is answered at once and says more; a status answer may take its BlockAckDelay.
+                let sent = Some(fragments_sent(&session.record));
+                let unchecked = self
+                    .talks
+                    .get(&record.dev_eui)
+                    .and_then(|t| t.no_image_after)
+                    != sent;
+                let managed = device.profile.packages.firmware_management.is_some();
+                Some(if managed && unchecked {
+                    Command::CheckImage
+                } else {
+                    Command::Status
+                })
+            }
             _ => None,
         }
     }

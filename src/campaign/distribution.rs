@@ -40,6 +40,8 @@ const MAX_GROUP_FRAMES: u32 = 65_000;
 /// Up to so many devices all are asked at once: a poll of those with gaps would save few answers and leave the silent ones
 /// unknown, which costs another poll.
 const ROLL_CALL_GROUP: usize = 50;
+/// Up to so many devices are asked one by one after a repair round.
+const STRAGGLERS: usize = 16;
 /// Windows and sessions a task may open after the first.
 const MAX_WINDOWS: u8 = 16;
 const MAX_SESSIONS: usize = 32;
@@ -322,12 +324,7 @@ impl Campaign {
         };
         let payload = next.and_then(|n| Some((n, session.fragment(n)?)));
         let Some((n, payload)) = payload else {
-            let few = self.receiving(number).len() <= ROLL_CALL_GROUP;
-            let kind = if few {
-                PollKind::RollCall
-            } else {
-                PollKind::Gaps
-            };
+            let kind = self.next_poll(number, around);
             return self.poll(now, number, kind, around);
         };
         let timing = Timing {
@@ -354,6 +351,27 @@ impl Campaign {
             }
         }
         self.changed.sessions.insert(id.number);
+    }
+
+    /// Who is asked after a round: large groups for their gaps, small ones all at once, and a few stragglers whose uplinks
+    /// come sooner than answers to a poll would, one by one.
+    fn next_poll(&self, number: usize, around: &Surroundings<'_>) -> PollKind {
+        let devices = self.receiving(number);
+        let Some(session) = self.sessions.get(number) else {
+            return PollKind::Gaps;
+        };
+        let spread = fragmentation::block_ack_delay_max(session.record.block.block_ack_delay);
+        let known = devices.iter().filter_map(|d| around.fleet.get(*d));
+        let soon = known
+            .map(|d| d.profile.uplink_interval)
+            .max()
+            .unwrap_or_default()
+            < spread;
+        match devices.len() {
+            0..=STRAGGLERS if soon && session.record.round > 1 => PollKind::Individual,
+            0..=ROLL_CALL_GROUP => PollKind::RollCall,
+            _ => PollKind::Gaps,
+        }
     }
 
     /// Asks for status: by multicast, or (individually) at each device's next uplink.
@@ -753,7 +771,10 @@ impl Campaign {
         let (sends, answers) = records.fold((0, 0), |(sends, answers), d| {
             (sends + d.attempts, answers + d.commands_answered)
         });
-        sizing::loss_of_exchanges(sends, answers)
+        let links = ready
+            .iter()
+            .filter_map(|d| Some(fleet.get(*d)?.status.links.len()));
+        sizing::loss_of_exchanges(sends, answers, links.min().unwrap_or(0) > 1)
     }
 
     /// Devices that are not ready when fragments begin: those never heard have ended, the others get a session of their own.

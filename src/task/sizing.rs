@@ -18,7 +18,7 @@ pub const FRAME_GAP: Duration = Duration::from_micros(43_500);
 /// After `SessionTime` before the first frame: devices' clocks are good to a second or two.
 pub const WINDOW_GUARD: Duration = Duration::from_secs(2);
 /// Beyond 2^(BlockAckDelay+4): processing on the device, air time and the way to the server.
-pub const ANSWER_SLACK: Duration = Duration::from_secs(4);
+pub const ANSWER_SLACK: Duration = Duration::from_millis(3500);
 /// Coded fragments no budget counts: small blocks need several receptions more than they lost.
 pub const FREE_CODED: u32 = 16;
 /// Loss assumed of a fleet nobody has measured yet, permille.
@@ -64,14 +64,16 @@ pub fn first_coded(nb_frag: u16, loss_permille: u16, devices: usize) -> u16 {
     u16::try_from(low.saturating_sub(u32::from(nb_frag))).unwrap_or(u16::MAX)
 }
 
-/// Loss of one frame, permille, from commands sent and answers heard; few of them say little, and count with a few
-/// frames of the usual loss.
-pub fn loss_of_exchanges(sends: u32, answers: u32) -> u16 {
+/// Loss of one downlink, permille, from commands sent and answers heard. Where several gateways hear the uplinks, hardly any
+/// is lost and all loss is the downlinks'; else both are taken to be lost alike. Few exchanges say little, and count with a
+/// few of the usual loss.
+pub fn loss_of_exchanges(sends: u32, answers: u32, several_gateways: bool) -> u16 {
     const DOUBT: f64 = 5.0;
     let usual = 1.0 - f64::from(UNKNOWN_LOSS_PERMILLE) / 1000.0;
     let (sends, answers) = (f64::from(sends), f64::from(answers.min(sends)));
-    let share = (answers + DOUBT * usual * usual) / (sends + DOUBT);
-    ceil_u16((1.0 - share.sqrt()) * 1000.0).min(900)
+    let exponent = if several_gateways { 1.0 } else { 0.5 };
+    let share = (answers + DOUBT * usual.powf(1.0 / exponent)) / (sends + DOUBT);
+    ceil_u16((1.0 - share.powf(exponent)) * 1000.0).min(900)
 }
 
 /// Most coded fragments a session may send: a share of `NbFrag` and [`FREE_CODED`] more, and no further than `N` reaches.
@@ -169,9 +171,10 @@ mod tests {
 
     #[test]
     fn set_up_shows_the_loss() {
-        let permille = loss_of_exchanges(100, 81);
+        let permille = loss_of_exchanges(100, 81, false);
         assert!((90..=105).contains(&permille), "{permille}");
-        assert!(loss_of_exchanges(0, 0) <= UNKNOWN_LOSS_PERMILLE + 1);
+        assert!((150..=195).contains(&loss_of_exchanges(100, 81, true)));
+        assert!(loss_of_exchanges(0, 0, false) <= UNKNOWN_LOSS_PERMILLE + 1);
     }
 
     #[test]

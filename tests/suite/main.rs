@@ -20,6 +20,7 @@ mod native_groups;
 mod native_net;
 mod native_storm;
 mod properties_commands;
+mod simulation;
 mod store_contract;
 mod store_records;
 mod store_sqlite;

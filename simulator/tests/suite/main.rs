@@ -8,6 +8,7 @@
 
 mod bench;
 mod garbage;
+mod kill;
 mod lab;
 mod link;
 mod realtime;

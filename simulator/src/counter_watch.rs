@@ -1,0 +1,40 @@
+//! A watch over downlink counters: no counter of an address is ever used for two different frames.
+//!
+//! It sees what gateways put on air. The same frame from several gateways is one frame. Counters are told apart by their 16
+//! bits on air, so an address must not send more frames than that in one run.
+
+use std::collections::BTreeMap;
+
+use lorawan_fuota::lorawan::frame::{Direction, Frame};
+use lorawan_fuota::lorawan::identifiers::DevAddr;
+
+/// Frames seen by address and counter.
+#[derive(Clone, Debug, Default)]
+pub struct CounterWatch {
+    frames: BTreeMap<(DevAddr, u16), Vec<u8>>,
+    reused: u64,
+}
+
+impl CounterWatch {
+    /// Takes in a frame on air. Returns address and counter if another frame had them before.
+    pub fn see(&mut self, phy_payload: &[u8]) -> Option<(DevAddr, u16)> {
+        let Ok(Frame::Data(frame)) = Frame::parse(phy_payload) else {
+            return None;
+        };
+        if frame.direction != Direction::Downlink {
+            return None;
+        }
+        let key = (frame.dev_addr, frame.f_cnt);
+        let before = self.frames.insert(key, phy_payload.to_vec())?;
+        if before == phy_payload {
+            return None;
+        }
+        self.reused += 1;
+        Some(key)
+    }
+
+    /// Counters used twice so far.
+    pub fn reused(&self) -> u64 {
+        self.reused
+    }
+}
