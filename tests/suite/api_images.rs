@@ -50,18 +50,28 @@ async fn a_damaged_mcuboot_image_is_refused_and_not_stored() {
     let server = Server::start().await;
     let mut bytes = mcuboot();
     bytes[100] ^= 1;
-    let damaged = server.upload(metadata(v1::ImageContainer::Mcuboot), &bytes).await;
+    let damaged = server
+        .upload(metadata(v1::ImageContainer::Mcuboot), &bytes)
+        .await;
     assert_eq!(bad_fields(damaged), ["chunk"]);
-    let no_header = server.upload(metadata(v1::ImageContainer::Mcuboot), b"text").await;
+    let no_header = server
+        .upload(metadata(v1::ImageContainer::Mcuboot), b"text")
+        .await;
     assert_eq!(bad_fields(no_header), ["chunk"]);
-    let list = server.images().list_images(v1::ListImagesRequest::default()).await;
+    let list = server
+        .images()
+        .list_images(v1::ListImagesRequest::default())
+        .await;
     assert_eq!(list.unwrap().into_inner().total_size, 0);
 }
 
 #[tokio::test]
 async fn the_same_bytes_are_the_same_image() {
     let server = Server::start().await;
-    let first = server.upload(metadata(v1::ImageContainer::Raw), b"bytes").await.unwrap();
+    let first = server
+        .upload(metadata(v1::ImageContainer::Raw), b"bytes")
+        .await
+        .unwrap();
     let again = v1::ImageMetadata {
         file_name: "another name".to_owned(),
         ..metadata(v1::ImageContainer::Raw)
@@ -72,7 +82,10 @@ async fn the_same_bytes_are_the_same_image() {
         ..Default::default()
     };
     let differs = server.upload(other, b"bytes").await;
-    assert_eq!(reason(differs, Code::AlreadyExists), "IMAGE_METADATA_DIFFERS");
+    assert_eq!(
+        reason(differs, Code::AlreadyExists),
+        "IMAGE_METADATA_DIFFERS"
+    );
 }
 
 #[tokio::test]
@@ -111,7 +124,10 @@ async fn uploads_keep_their_order_and_limits() {
     };
     let metadata = || metadata_message(v1::ImageMetadata::default());
     assert_eq!(bad_fields(send(vec![]).await), ["metadata"]);
-    assert_eq!(bad_fields(send(vec![chunk_message(b"x")]).await), ["metadata"]);
+    assert_eq!(
+        bad_fields(send(vec![chunk_message(b"x")]).await),
+        ["metadata"]
+    );
     let twice = vec![metadata(), chunk_message(b"x"), metadata()];
     assert_eq!(bad_fields(send(twice).await), ["metadata"]);
     assert_eq!(bad_fields(send(vec![metadata()]).await), ["chunk"]);
@@ -127,7 +143,10 @@ async fn uploads_keep_their_order_and_limits() {
     let largest = send(messages.clone()).await.unwrap().into_inner();
     assert_eq!(largest.size_bytes, 4 << 20);
     messages.push(chunk_message(b"x"));
-    assert_eq!(reason(send(messages).await, Code::ResourceExhausted), "TOO_LARGE");
+    assert_eq!(
+        reason(send(messages).await, Code::ResourceExhausted),
+        "TOO_LARGE"
+    );
 }
 
 #[tokio::test]
@@ -165,15 +184,27 @@ async fn pages_follow_each_other_and_keep_their_filter() {
     assert_eq!(seen, expected);
 
     let token = list(2, String::new(), "").await.unwrap().next_page_token;
-    assert_eq!(bad_fields(list(2, token.clone(), "model = meter").await), ["page_token"]);
-    assert_eq!(bad_fields(list(-1, "x".to_owned(), "x").await), [
-        "page_size",
-        "page_token",
-        "filter"
-    ]);
-    let both = list(0, String::new(), "annotations.site = \"north gate\" AND target_version = 6");
+    assert_eq!(
+        bad_fields(list(2, token.clone(), "model = meter").await),
+        ["page_token"]
+    );
+    assert_eq!(
+        bad_fields(list(-1, "x".to_owned(), "x").await),
+        ["page_size", "page_token", "filter"]
+    );
+    let both = list(
+        0,
+        String::new(),
+        "annotations.site = \"north gate\" AND target_version = 6",
+    );
     assert_eq!(both.await.unwrap().images[0].name, names[6]);
-    assert_eq!(list(0, String::new(), "model = none").await.unwrap().total_size, 0);
+    assert_eq!(
+        list(0, String::new(), "model = none")
+            .await
+            .unwrap()
+            .total_size,
+        0
+    );
 }
 
 #[tokio::test]
@@ -184,17 +215,25 @@ async fn a_request_id_makes_an_upload_idempotent() {
         ..Default::default()
     };
     let first = server.upload(metadata.clone(), b"bytes").await.unwrap();
-    assert_eq!(server.upload(metadata.clone(), b"bytes").await.unwrap(), first);
+    assert_eq!(
+        server.upload(metadata.clone(), b"bytes").await.unwrap(),
+        first
+    );
     let other = server.upload(metadata.clone(), b"other").await;
     assert_eq!(reason(other, Code::FailedPrecondition), "REQUEST_ID_REUSED");
-    server.now.fetch_add(24 * 3600, std::sync::atomic::Ordering::SeqCst);
+    server
+        .now
+        .fetch_add(24 * 3600, std::sync::atomic::Ordering::SeqCst);
     server.upload(metadata, b"other").await.unwrap();
 }
 
 #[tokio::test]
 async fn deleted_images_are_gone_and_repeats_of_the_call_are_not_errors() {
     let server = Server::start().await;
-    let image = server.upload(v1::ImageMetadata::default(), b"bytes").await.unwrap();
+    let image = server
+        .upload(v1::ImageMetadata::default(), b"bytes")
+        .await
+        .unwrap();
     let delete = |request_id: &str| {
         let request = v1::DeleteImageRequest {
             name: image.name.clone(),
@@ -209,5 +248,8 @@ async fn deleted_images_are_gone_and_repeats_of_the_call_are_not_errors() {
     let malformed = v1::GetImageRequest {
         name: "images/1".to_owned(),
     };
-    assert_eq!(bad_fields(server.images().get_image(malformed).await), ["name"]);
+    assert_eq!(
+        bad_fields(server.images().get_image(malformed).await),
+        ["name"]
+    );
 }

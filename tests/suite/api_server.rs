@@ -33,16 +33,28 @@ async fn health_and_reflection_answer_on_a_real_port() {
         let stopped = async move {
             let _ = stopped.await;
         };
-        api.serve_with_incoming(incoming, ServerOptions::default(), stopped).await
+        api.serve_with_incoming(incoming, ServerOptions::default(), stopped)
+            .await
     });
-    let channel = Endpoint::from_shared(format!("http://{addr}")).unwrap().connect().await.unwrap();
+    let channel = Endpoint::from_shared(format!("http://{addr}"))
+        .unwrap()
+        .connect()
+        .await
+        .unwrap();
 
     for service in SERVICES.into_iter().chain([""]) {
         let request = HealthCheckRequest {
             service: service.to_owned(),
         };
-        let health = HealthClient::new(channel.clone()).check(request).await.unwrap();
-        assert_eq!(health.into_inner().status(), ServingStatus::Serving, "{service}");
+        let health = HealthClient::new(channel.clone())
+            .check(request)
+            .await
+            .unwrap();
+        assert_eq!(
+            health.into_inner().status(),
+            ServingStatus::Serving,
+            "{service}"
+        );
     }
 
     let ask = reflection::ServerReflectionRequest {
@@ -65,9 +77,16 @@ async fn health_and_reflection_answer_on_a_real_port() {
     else {
         panic!("{answer:?}");
     };
-    let found: Vec<String> = list.service.into_iter().map(|service| service.name).collect();
+    let found: Vec<String> = list
+        .service
+        .into_iter()
+        .map(|service| service.name)
+        .collect();
     for service in SERVICES {
-        assert!(found.iter().any(|name| name == service), "{service} in {found:?}");
+        assert!(
+            found.iter().any(|name| name == service),
+            "{service} in {found:?}"
+        );
     }
 
     let ask = v1alpha::ServerReflectionRequest {
@@ -107,25 +126,45 @@ async fn a_token_is_asked_of_every_call_but_health() {
     let call = |header: Option<&str>| {
         let mut request = Request::new(v1::GetNetworkRequest {});
         if let Some(header) = header {
-            request.metadata_mut().insert("authorization", header.parse().unwrap());
+            request
+                .metadata_mut()
+                .insert("authorization", header.parse().unwrap());
         }
         let mut network = server.network();
-        async move { network.get_network(request).await.map_err(|status| status.code()) }
+        async move {
+            network
+                .get_network(request)
+                .await
+                .map_err(|status| status.code())
+        }
     };
-    for header in [None, Some("Bearer wrong"), Some("secret"), Some("Basic secret")] {
-        assert_eq!(call(header).await.unwrap_err(), Code::Unauthenticated, "{header:?}");
+    for header in [
+        None,
+        Some("Bearer wrong"),
+        Some("secret"),
+        Some("Basic secret"),
+    ] {
+        assert_eq!(
+            call(header).await.unwrap_err(),
+            Code::Unauthenticated,
+            "{header:?}"
+        );
     }
     for header in ["Bearer secret", "bearer secret"] {
-        assert_eq!(call(Some(header)).await.unwrap().into_inner().name, "network");
+        assert_eq!(
+            call(Some(header)).await.unwrap().into_inner().name,
+            "network"
+        );
     }
     HealthClient::new(server.channel.clone())
         .check(HealthCheckRequest::default())
         .await
         .unwrap();
     let ask = reflection::ServerReflectionRequest::default();
-    let refused = reflection::server_reflection_client::ServerReflectionClient::new(server.channel.clone())
-        .server_reflection_info(tokio_stream::once(ask))
-        .await;
+    let refused =
+        reflection::server_reflection_client::ServerReflectionClient::new(server.channel.clone())
+            .server_reflection_info(tokio_stream::once(ask))
+            .await;
     assert_eq!(refused.unwrap_err().code(), Code::Unauthenticated);
 }
 
@@ -136,15 +175,13 @@ async fn an_open_address_needs_tls_and_a_token() {
         certificates: String::new(),
         private_key: String::new(),
     });
-    for options in [
-        ServerOptions::default(),
-        ServerOptions {
-            tls,
-            token: None,
-        },
-    ] {
+    for options in [ServerOptions::default(), ServerOptions { tls, token: None }] {
         let refused = api
-            .serve("0.0.0.0:0".parse().unwrap(), options, std::future::ready(()))
+            .serve(
+                "0.0.0.0:0".parse().unwrap(),
+                options,
+                std::future::ready(()),
+            )
             .await;
         assert!(matches!(refused, Err(ServeError::Listen(_))), "{refused:?}");
     }
@@ -167,5 +204,8 @@ async fn secrets_of_the_server_are_not_printed() {
         token: Some(Token::new("secret")),
     };
     let text = format!("{options:?}");
-    assert!(!text.contains("private\"") && !text.contains("secret"), "{text}");
+    assert!(
+        !text.contains("private\"") && !text.contains("secret"),
+        "{text}"
+    );
 }

@@ -12,12 +12,12 @@ use lorawan_fuota::proto::v1;
 use lorawan_fuota::record::{Change, Task, TaskDevice, TaskId, TaskState, TenantId, Wave};
 use lorawan_fuota::runtime::command::CommandRequest;
 use lorawan_fuota::runtime::{Command, CommandError, Handle, Notice};
-use lorawan_fuota::store::memory::MemoryStore;
-use lorawan_fuota::store::{Catalog, Store};
+use lorawan_fuota::store::{Catalog, MemoryStore, Store};
 use lorawan_fuota::task::PlanError;
 use lorawan_fuota::time::Timestamp;
 use tokio::io::DuplexStream;
 use tokio::sync::{broadcast, mpsc};
+use tokio_stream::StreamExt;
 use tonic::codegen::Service;
 use tonic::codegen::http::Uri;
 use tonic::transport::{Channel, Endpoint};
@@ -54,7 +54,9 @@ impl Server {
     pub(crate) async fn start_with(options: ServerOptions) -> Self {
         let (api, store, notices, now) = api();
         let (client, server) = tokio::io::duplex(1 << 16);
-        let incoming = tokio_stream::once(Ok::<_, io::Error>(server));
+        // The server stops when no more connections can come.
+        let incoming =
+            tokio_stream::once(Ok::<_, io::Error>(server)).chain(tokio_stream::pending());
         tokio::spawn(async move {
             api.serve_with_incoming(incoming, options, std::future::pending())
                 .await
@@ -82,14 +84,23 @@ impl Server {
     );
 
     /// Commits what the machines would, and tells watchers.
-    pub(crate) async fn change_task(&self, id: &str, change: impl Fn(&mut Task, &mut [TaskDevice])) {
+    pub(crate) async fn change_task(
+        &self,
+        id: &str,
+        change: impl Fn(&mut Task, &mut [TaskDevice]),
+    ) {
         let id = TaskId(id.to_owned());
         let filter = lorawan_fuota::store::TaskDeviceFilter::default();
         let page = lorawan_fuota::store::Page {
             size: 1000,
             after: None,
         };
-        let mut task = self.store.task(&TenantId::default(), &id).await.unwrap().unwrap();
+        let mut task = self
+            .store
+            .task(&TenantId::default(), &id)
+            .await
+            .unwrap()
+            .unwrap();
         let mut devices = self.store.task_devices(&id, &filter, &page).await.unwrap();
         let before = devices.clone();
         change(&mut task, &mut devices);
@@ -156,7 +167,11 @@ impl Server {
             .await
             .unwrap()
             .into_inner();
-        assert_eq!(u64::try_from(answer.created_count).unwrap(), devices, "{answer:?}");
+        assert_eq!(
+            u64::try_from(answer.created_count).unwrap(),
+            devices,
+            "{answer:?}"
+        );
     }
 }
 
@@ -374,5 +389,9 @@ pub(crate) fn bad_fields(result: Result<impl std::fmt::Debug, Status>) -> Vec<St
     let status = result.unwrap_err();
     assert_eq!(status.code(), Code::InvalidArgument, "{status:?}");
     let details = status.get_details_bad_request().unwrap();
-    details.field_violations.into_iter().map(|v| v.field).collect()
+    details
+        .field_violations
+        .into_iter()
+        .map(|v| v.field)
+        .collect()
 }
