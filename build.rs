@@ -16,6 +16,7 @@ const SECRET_MESSAGES: [&str; 4] = [
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed={PROTO_ROOT}");
+    println!("cargo::rerun-if-changed=src/store/migrations");
 
     let mut files = Vec::new();
     for entry in fs::read_dir(PROTO_PACKAGE)? {

@@ -1,1 +1,24 @@
-//! Simulated LoRaWAN gateways and end-devices.
+//! Simulated end-devices and gateways for lorawan-fuota, and the worlds they live in.
+//!
+//! `device`, `gateway` and `channel` are PURE and written from the specifications, never from the server's code. `lab`
+//! steps them in virtual time; `world` adds the production server in the same virtual time, with faults and checks;
+//! `realtime` runs a lab against the wall clock and real sockets. `fleet` describes what to run, `operator` and `server`
+//! do over gRPC and processes what a user would.
+
+pub mod bound;
+pub mod channel;
+pub mod check;
+pub mod demo;
+pub mod device;
+pub mod fleet;
+pub mod gateway;
+pub mod lab;
+pub mod lab_command;
+pub mod operator;
+pub mod random;
+pub mod realtime;
+pub mod rule_watch;
+pub mod semtech;
+pub mod server;
+pub mod udp;
+pub mod world;

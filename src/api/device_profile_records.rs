@@ -69,7 +69,7 @@ pub(super) fn read(
         .length(
             "uplink_interval",
             given.uplink_interval.as_ref(),
-            Duration::from_secs(10)..=Duration::from_secs(30 * 86_400),
+            Duration::from_secs(1)..=Duration::from_secs(30 * 86_400),
         )
         .unwrap_or(Duration::from_secs(3600));
     if let Some(version) = version {

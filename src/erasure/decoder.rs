@@ -183,15 +183,10 @@ mod tests {
     use super::super::Encoder;
     use super::*;
 
-    const DATA: [u8; 97] = {
-        let mut data = [0; 97];
-        let mut index = 0;
-        while index < data.len() {
-            data[index] = (index * 37 % 251) as u8;
-            index += 1;
-        }
-        data
-    };
+    /// 25 fragments of 4 bytes, 3 of them padding.
+    fn data() -> Vec<u8> {
+        (0..97_u8).map(|index| index.wrapping_mul(37)).collect()
+    }
 
     struct Link {
         encoder: Encoder,
@@ -201,7 +196,7 @@ mod tests {
 
     impl Link {
         fn new(rules: Rules, max_lost: u16) -> Self {
-            let encoder = Encoder::new(CodeVersion::V2, &DATA, 4).unwrap();
+            let encoder = Encoder::new(CodeVersion::V2, &data(), 4).unwrap();
             let decoder =
                 Decoder::with_matrix(Arc::clone(encoder.matrix()), 4, rules, max_lost).unwrap();
             let rank = RankDecoder::new(Arc::clone(encoder.matrix()), rules, max_lost);
@@ -227,7 +222,7 @@ mod tests {
                     break;
                 }
             }
-            assert_eq!(self.decoder.into_data(3).unwrap(), DATA);
+            assert_eq!(self.decoder.into_data(3).unwrap(), data());
         }
     }
 
@@ -240,7 +235,7 @@ mod tests {
         assert_eq!(link.send(25), Progress::Complete);
         assert_eq!(link.send(26), Progress::Ignored(Ignored::AlreadyComplete));
         assert_eq!(link.decoder.received(), 25);
-        assert_eq!(link.decoder.into_data(3).unwrap(), DATA);
+        assert_eq!(link.decoder.into_data(3).unwrap(), data());
     }
 
     #[test]
@@ -270,7 +265,7 @@ mod tests {
             link.send(n);
         }
         assert_eq!(link.decoder.rank_deficit(), 0);
-        assert_eq!(link.decoder.into_data(3).unwrap(), DATA);
+        assert_eq!(link.decoder.into_data(3).unwrap(), data());
     }
 
     #[test]

@@ -147,7 +147,7 @@ mod tests {
             let size = usize::from(frag_size);
             let content = |index: usize| {
                 (0..size)
-                    .map(|byte| (index * 31 + byte * 7) as u8)
+                    .map(|byte| (index * 31 + byte * 7).to_le_bytes()[0])
                     .collect::<Vec<_>>()
             };
             (0..70).for_each(|index| fragments.write(index, &content(index)));

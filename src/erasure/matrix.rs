@@ -39,7 +39,7 @@ pub fn matrix_row(
 /// The parity matrix for one `nb_frag`: rows are made when first asked for and then kept.
 ///
 /// Rows depend on nothing but version, `nb_frag` and `n`, so one `Arc<Matrix>` serves every encoder and decoder of a
-/// session. At most `(16383 - nb_frag) * nb_frag / 8` bytes, 7.2 MB at the worst `nb_frag` that has rows to fill it.
+/// session. At most `(16383 - nb_frag) * nb_frag / 8` bytes, 8.4 MB for the worst `nb_frag`, 8191.
 #[derive(Debug)]
 pub struct Matrix {
     generator: Generator,
@@ -150,7 +150,7 @@ impl Generator {
         let mut x = 1 + 1001 * u32::from(n);
         let mut count = 0;
         // Seeds of rows beyond 8380 have 24 bits; the specified sum then differs from a shift register.
-        while x > STATE_MASK as u32 && count < wanted {
+        while x >> STATE_BITS != 0 && count < wanted {
             x = prbs23(x);
             count += self.set(x, row);
         }
@@ -247,6 +247,21 @@ mod tests {
                 }
             }
         }
+    }
+
+    /// Every row is complete after one period at the latest.
+    #[test]
+    fn register_runs_through_all_states() {
+        let mut x = 1;
+        let mut steps = 0;
+        loop {
+            x = prbs23(x);
+            steps += 1;
+            if x == 1 {
+                break;
+            }
+        }
+        assert_eq!(steps, (1 << STATE_BITS) - 1);
     }
 
     #[test]

@@ -21,6 +21,11 @@ pub enum BuildError {
     TlvSize,
 }
 
+/// The public key of a signing key that is given by its 32-byte seed.
+pub fn ed25519_public_key(seed: &[u8; 32]) -> [u8; 32] {
+    SigningKey::from_bytes(seed).verifying_key().to_bytes()
+}
+
 /// Puts an image together: header, body, protected TLVs, then SHA256 and, if signed, KEYHASH and ED25519.
 ///
 /// ```

@@ -6,6 +6,6 @@ mod builder;
 mod image;
 mod mcuboot;
 
-pub use builder::{BuildError, McubootBuilder};
+pub use builder::{BuildError, McubootBuilder, ed25519_public_key};
 pub use image::{Container, ImageVersion, ParseVersionError, sha256};
 pub use mcuboot::{ImageError, McubootImage, Tlv, TlvKind, image_flags};

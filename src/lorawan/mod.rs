@@ -4,12 +4,21 @@
 //! PURE: no clock, no randomness, no I/O. Decoders never panic, check sizes first and do work bounded by the input's length.
 
 pub mod airtime;
+pub mod class_b;
+pub mod clock_sync;
+pub mod firmware_management;
+pub mod fragmentation;
 pub mod frame;
 pub mod identifiers;
 pub mod join;
 pub mod keys;
 pub mod mac_commands;
+pub mod multi_package;
+pub mod multicast_setup;
+mod package;
 pub mod region;
+
+pub use package::PackageVersionAns;
 
 use serde::{Deserialize, Serialize};
 

@@ -4,6 +4,7 @@
 //! `Store::commit` -> `Transport::transmit`. A network holds what its frames need (sessions, counters, queues, ledgers),
 //! returns every durable change of them, and does nothing on its own: no clock, no socket, no store.
 
+use std::collections::BTreeSet;
 use std::future::Future;
 
 use crate::lorawan::identifiers::{DevEui, GatewayEui};
@@ -94,6 +95,9 @@ pub trait Transport {
 
     /// Waits until something was received, and returns all that is waiting. Dropping the future loses nothing.
     fn receive(&mut self) -> impl Future<Output = Vec<Self::Inbound>>;
+
+    /// The gateways that may talk from now on; others are neither heard nor answered.
+    fn allow(&mut self, gateways: BTreeSet<GatewayEui>);
 
     /// Carries out what it can; a frame that cannot be handed over comes back through [`Transport::receive`] as refused or
     /// is given up by the network's own time-out.

@@ -29,6 +29,8 @@ pub struct TaskDevice {
     pub tries: u8,
     /// Sends of all commands.
     pub attempts: u32,
+    /// Commands of them that were answered.
+    pub commands_answered: u32,
     /// Last status answer.
     pub fragments: Option<FragmentReport>,
     /// `SessionCnt` of its fragmentation session.
@@ -60,6 +62,7 @@ impl TaskDevice {
             setup: SetupStage::default(),
             tries: 0,
             attempts: 0,
+            commands_answered: 0,
             fragments: None,
             session_cnt: 0,
             version_before: None,

@@ -142,6 +142,11 @@ impl Handle {
         answer.await.map_err(|_| stopping())?
     }
 
+    /// The bare line, for callers that do not wait in a future.
+    pub fn sender(&self) -> mpsc::Sender<CommandRequest> {
+        self.commands.clone()
+    }
+
     /// Notices from now on.
     pub fn subscribe(&self) -> broadcast::Receiver<Notice> {
         self.notices.subscribe()

@@ -3,6 +3,13 @@
 //! [`engine`] is the deterministic sum of network, fleet, dialogue and campaigns; [`drive`](drive::drive) turns the ring around
 //! it: receive, step, commit, transmit. [`command`] is how the edges reach it.
 
+pub mod clock;
 pub mod command;
+pub mod config;
+pub mod drive;
+pub mod engine;
+pub mod secrets;
 
 pub use command::{Command, CommandError, Handle, NewDevice, Notice};
+pub use drive::{Clock, drive};
+pub use engine::{Engine, EngineStep};

@@ -6,10 +6,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use crate::lorawan::PackageVersion;
 use crate::lorawan::frame::Direction;
 use crate::lorawan::identifiers::{DevEui, GatewayEui};
 use crate::lorawan::region::Region;
+use crate::lorawan::{PackageVersion, fragmentation, multicast_setup};
 use crate::record::{
     BlockParameters, DeviceClass, DeviceReason, FleetDevice, GatewaySettings, Image,
     MulticastGroup, SessionWindow, SuccessCriterion, Task, VersionSource,
@@ -179,10 +179,7 @@ pub fn plan(request: &PlanRequest<'_>) -> Result<Plan, PlanError> {
         .max()
         .unwrap_or(prepare_at);
     let finish_at = last_window + completion;
-    let deadline = request
-        .task
-        .deadline
-        .unwrap_or(finish_at + completion + setup + Duration::from_secs(600));
+    let deadline = request.task.deadline.unwrap_or(finish_at + slack(request));
     if finish_at > deadline {
         let message = format!("expected finish {finish_at} is later");
         return Err(PlanError::Field {
@@ -298,9 +295,22 @@ fn place(
     let Some(multicast) = profile.packages.multicast_setup else {
         return missing("multicast set-up");
     };
-    let Some(fragmentation) = profile.packages.fragmentation else {
+    let Some(frag_package) = profile.packages.fragmentation else {
         return missing("fragmentation");
     };
+    let differs = |id: u8, version: PackageVersion| {
+        let said = device.status.capabilities.get(&id).map(|c| c.version);
+        said.filter(|said| *said != version.number())
+    };
+    let said = differs(multicast_setup::PACKAGE_IDENTIFIER, multicast.version).or(differs(
+        fragmentation::PACKAGE_IDENTIFIER,
+        frag_package.version,
+    ));
+    if let Some(said) = said {
+        let evidence =
+            format!("the device answered package version {said}, the profile says otherwise");
+        return skip(DeviceReason::VersionMismatch, evidence);
+    }
     if !profile.supports_class_c {
         return skip(
             DeviceReason::PackageNotSupported,
@@ -350,8 +360,8 @@ fn place(
     Ok(Ok(SessionKey {
         region: profile.region,
         multicast_version: multicast.version,
-        fragmentation_version: fragmentation.version,
-        frag_port: fragmentation.f_port,
+        fragmentation_version: frag_package.version,
+        frag_port: frag_package.f_port,
         data_rate,
         frequency_hz,
         frag_size: frag_size.min(profile.limits.max_frag_size),
@@ -486,21 +496,20 @@ fn setup_time<'a>(devices: impl Iterator<Item = &'a FleetDevice>) -> Duration {
     let mut count = 0u32;
     for device in devices {
         count += 1;
-        let packages = &device.profile.packages;
-        let unknown = [
-            packages.multicast_setup,
-            packages.fragmentation,
-            packages.firmware_management,
-        ]
-        .iter()
-        .flatten()
-        .count()
-        .saturating_sub(device.status.capabilities.len());
-        let exchanges = u32::try_from(unknown).unwrap_or(0) + 2;
+        let known = |id| device.status.capabilities.contains_key(&id);
+        let probe = u32::from(!known(fragmentation::PACKAGE_IDENTIFIER));
+        let version = u32::from(device.status.versions.is_empty());
+        let exchanges = 2 + probe + version;
         longest = longest.max(device.profile.uplink_interval * 3 + EXCHANGE * exchanges);
     }
     // One gateway hands over a few set-up frames a second.
     longest + Duration::from_millis(500) * count
+}
+
+/// From the expected finish to the deadline where none is given: ten uplink intervals, at least an hour.
+fn slack(request: &PlanRequest<'_>) -> Duration {
+    let intervals = request.devices.iter().map(|d| d.profile.uplink_interval);
+    (intervals.max().unwrap_or_default() * 10).max(Duration::from_secs(3600))
 }
 
 /// From the last fragment to the last verdict.

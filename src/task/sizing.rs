@@ -14,11 +14,13 @@ pub const DATA_FRAGMENT_OVERHEAD: u8 = 3;
 /// Largest `N` of a fragment: 14 bits (TS004-2.0.0 §3.6).
 pub const MAX_N: u16 = 16_383;
 /// Between two frames of one gateway: what the usual just-in-time queue keeps between timed frames.
-pub const FRAME_GAP: Duration = Duration::from_micros(42_500);
+pub const FRAME_GAP: Duration = Duration::from_micros(43_500);
 /// After `SessionTime` before the first frame: devices' clocks are good to a second or two.
 pub const WINDOW_GUARD: Duration = Duration::from_secs(2);
 /// Beyond 2^(BlockAckDelay+4): processing on the device, air time and the way to the server.
-pub const ANSWER_SLACK: Duration = Duration::from_secs(5);
+pub const ANSWER_SLACK: Duration = Duration::from_secs(4);
+/// Coded fragments no budget counts: small blocks need several receptions more than they lost.
+pub const FREE_CODED: u32 = 16;
 /// Loss assumed of a fleet nobody has measured yet, permille.
 pub const UNKNOWN_LOSS_PERMILLE: u16 = 20;
 /// Receptions beyond the number lost until random rows have full rank, in the mean.
@@ -55,11 +57,29 @@ pub fn frame_airtime(region: Region, data_rate: u8, payload: usize) -> Option<Du
     )))
 }
 
-/// Coded fragments to send right after the uncoded pass, before anything is asked: what the median device of a fleet with
-/// this loss needs.
-pub fn first_coded(nb_frag: u16, loss_permille: u16) -> u16 {
-    let p = f64::from(loss_permille.min(900)) / 1000.0;
-    ceil_u16(f64::from(nb_frag) * p / (1.0 - p) + if p > 0.0 { 1.0 } else { 0.0 })
+/// Coded fragments to send right after the uncoded pass, before anything is asked: the low end of what the whole fleet will
+/// need anyway, if its loss is as measured; so that the first answers come when most devices are done.
+pub fn first_coded(nb_frag: u16, loss_permille: u16, devices: usize) -> u16 {
+    let (low, ..) = frames_until_all(nb_frag, loss_permille, devices);
+    u16::try_from(low.saturating_sub(u32::from(nb_frag))).unwrap_or(u16::MAX)
+}
+
+/// Loss of one frame, permille, from commands sent and answers heard; few of them say little, and count with a few
+/// frames of the usual loss.
+pub fn loss_of_exchanges(sends: u32, answers: u32) -> u16 {
+    const DOUBT: f64 = 5.0;
+    let usual = 1.0 - f64::from(UNKNOWN_LOSS_PERMILLE) / 1000.0;
+    let (sends, answers) = (f64::from(sends), f64::from(answers.min(sends)));
+    let share = (answers + DOUBT * usual * usual) / (sends + DOUBT);
+    ceil_u16((1.0 - share.sqrt()) * 1000.0).min(900)
+}
+
+/// Most coded fragments a session may send: a share of `NbFrag` and [`FREE_CODED`] more, and no further than `N` reaches.
+pub fn coded_budget(nb_frag: u16, max_redundancy_percent: u16) -> u16 {
+    let share = u32::from(nb_frag) * u32::from(max_redundancy_percent) / 100 + FREE_CODED;
+    u16::try_from(share)
+        .unwrap_or(u16::MAX)
+        .min(MAX_N.saturating_sub(nb_frag))
 }
 
 /// Coded fragments that make a device with rank deficit `deficit` and loss `loss` (0..1) complete, in the mean plus
@@ -145,6 +165,13 @@ mod tests {
         assert_eq!(time_out(Duration::from_secs(100)), 7);
         assert_eq!(time_out(Duration::from_secs(128)), 7);
         assert_eq!(time_out(Duration::from_secs(1 << 20)), 15);
+    }
+
+    #[test]
+    fn set_up_shows_the_loss() {
+        let permille = loss_of_exchanges(100, 81);
+        assert!((90..=105).contains(&permille), "{permille}");
+        assert!(loss_of_exchanges(0, 0) <= UNKNOWN_LOSS_PERMILLE + 1);
     }
 
     #[test]

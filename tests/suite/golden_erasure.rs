@@ -33,14 +33,16 @@ fn hex(bytes: &[u8]) -> String {
 
 /// The data every case of `frag_coded.json` encodes.
 fn formula(length: usize) -> Vec<u8> {
-    (0..u32::try_from(length).unwrap())
+    (0..u32::try_from(length).expect("a small length"))
         .map(|i| (i.wrapping_mul(2_654_435_761) >> 13).to_le_bytes()[0])
         .collect()
 }
 
 fn fragment(encoder: &Encoder, n: u16) -> Vec<u8> {
     let mut bytes = vec![0; usize::from(encoder.frag_size())];
-    encoder.fragment(n, &mut bytes).unwrap();
+    encoder
+        .fragment(n, &mut bytes)
+        .expect("n and size are within bounds");
     bytes
 }
 

@@ -207,8 +207,8 @@ pub(crate) fn session(next_f_cnt_down: u32) -> Session {
 pub(crate) fn gateway(n: u64) -> GatewaySettings {
     GatewaySettings {
         eui: gateway_eui(n),
-        display_name: "roof".to_owned(),
         region: Region::Eu868,
+        display_name: "roof".to_owned(),
         position: Some(Position {
             latitude: 52.520_006_599_999_995,
             longitude: -13.404_953_999_999_999,
@@ -349,6 +349,7 @@ pub(crate) fn task_device(task: &str, n: u64, state: DeviceState, sequence: u64)
         },
         tries: 1,
         attempts: 9,
+        commands_answered: 5,
         fragments: Some(FragmentReport {
             received: 100,
             missing: 255,

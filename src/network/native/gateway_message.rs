@@ -82,3 +82,36 @@ pub enum When {
     /// When the gateway's microsecond counter reaches this value.
     Counter(u32),
 }
+
+/// The word for a refusal, as the Semtech protocol and the gateway statistics write it.
+pub fn refusal_word(refusal: Refusal) -> &'static str {
+    REFUSAL_WORDS
+        .iter()
+        .find(|(known, _)| *known == refusal)
+        .map_or("OTHER", |(_, word)| word)
+}
+
+/// The refusal of a word; [`Refusal::Other`] for any unknown one.
+pub fn refusal_of_word(word: &str) -> Refusal {
+    REFUSAL_WORDS
+        .iter()
+        .find(|(_, known)| *known == word)
+        .map_or(Refusal::Other, |(refusal, _)| *refusal)
+}
+
+/// The first eight are those of the protocol, the others our own.
+const REFUSAL_WORDS: [(Refusal, &str); 13] = [
+    (Refusal::TooLate, "TOO_LATE"),
+    (Refusal::TooEarly, "TOO_EARLY"),
+    (Refusal::CollisionPacket, "COLLISION_PACKET"),
+    (Refusal::CollisionBeacon, "COLLISION_BEACON"),
+    (Refusal::TxFreq, "TX_FREQ"),
+    (Refusal::TxPower, "TX_POWER"),
+    (Refusal::GpsUnlocked, "GPS_UNLOCKED"),
+    (Refusal::QueueFull, "QUEUE_FULL"),
+    (Refusal::NoGateway, "NO_GATEWAY"),
+    (Refusal::WindowTaken, "WINDOW_TAKEN"),
+    (Refusal::NoSession, "NO_SESSION"),
+    (Refusal::TooLong, "TOO_LONG"),
+    (Refusal::NoAirTime, "NO_AIR_TIME"),
+];

@@ -13,6 +13,9 @@ use crate::record::{
 use crate::store::refusal::{broken_reference, check_numbers, foreign_owner, without_image};
 use crate::store::{REQUEST_LIFETIME, Result};
 
+/// Metadata and bytes.
+type StoredImage = (Image, Arc<[u8]>);
+
 /// Every record, by its key.
 #[derive(Debug, Default)]
 pub(super) struct MemoryState {
@@ -26,7 +29,7 @@ pub(super) struct MemoryState {
     pub(super) gateway_statuses: Table<GatewayEui, GatewayStatus>,
     pub(super) ledgers: Table<(GatewayEui, u8), AirLedger>,
     pub(super) groups: Table<(TenantId, MulticastGroupId), MulticastGroup>,
-    pub(super) images: Table<(TenantId, Sha256), (Image, Arc<[u8]>)>,
+    pub(super) images: Table<(TenantId, Sha256), StoredImage>,
     pub(super) tasks: Table<TaskId, Task>,
     pub(super) task_devices: Table<(TaskId, DevEui), TaskDevice>,
     pub(super) waves: Table<(TaskId, u16), Wave>,

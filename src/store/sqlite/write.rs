@@ -248,10 +248,10 @@ impl Write<'_> {
 
     /// The seed is sealed in its own column and left out of the body.
     async fn put_task(&mut self, seal: &Seal, record: &Task) -> Result<()> {
-        let seed = match &record.seed {
-            Some(seed) => Some(seal.seal("task", &record.id.0, seed.as_bytes())),
-            None => None,
-        };
+        let seed = record
+            .seed
+            .as_ref()
+            .map(|seed| seal.seal("task", &record.id.0, seed.as_bytes()));
         let without_seed = Task {
             seed: None,
             ..record.clone()

@@ -1,0 +1,360 @@
+//! A simulated end-device, written from the specifications: LoRaWAN 1.0.x class A and C, TS003 to TS006, image check and
+//! reboot into the new version.
+//!
+//! PURE: time and randomness come in, frames go out. The world asks [`EndDevice::hears`] when a frame begins, and hands it
+//! over with [`EndDevice::receive`] when it ends. Class B and LoRaWAN 1.1 are not simulated.
+
+mod clock;
+mod clock_sync;
+mod config;
+mod environment;
+mod firmware;
+mod fragmentation;
+mod link;
+mod log;
+mod mac;
+mod multicast;
+mod outbox;
+mod radio;
+mod reboot;
+mod receiving;
+mod sending;
+
+use std::time::Duration;
+
+use lorawan_fuota::lorawan::airtime::DataRate;
+use lorawan_fuota::lorawan::firmware_management::UpImageStatus;
+use lorawan_fuota::lorawan::frame::{Direction, Frame};
+use lorawan_fuota::lorawan::identifiers::DevEui;
+use lorawan_fuota::lorawan::multicast_setup::MC_GROUP_COUNT;
+use lorawan_fuota::time::Timestamp;
+
+use crate::random::Random;
+
+pub use clock::DeviceClock;
+pub use config::{
+    Activation, Class, ClockConfig, DeviceConfig, FirmwareConfig, FragmentationLimits, ImageCheck,
+    Packages, RebootConfig, SessionAfterReboot, StatusStyle, Uplinks,
+};
+pub use fragmentation::DecoderProgress;
+pub use log::{EventLog, FrameCounts};
+pub use multicast::{McGroup, McSession};
+pub use radio::{Listening, WINDOW_TOLERANCE};
+
+use clock_sync::ClockSync;
+use environment::Environment;
+use firmware::FirmwareManagement;
+use fragmentation::Fragmentation;
+use link::Link;
+use mac::Mac;
+use multicast::MulticastSetup;
+use outbox::Outbox;
+
+/// Bytes of answers LoRa Basics Modem collects for one downlink.
+const LORA_BASICS_MODEM_ANSWER_ROOM: usize = 15;
+
+/// What a device does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DeviceOutput {
+    /// It sends, from the moment of the call on.
+    Transmit(Uplink),
+}
+
+/// A frame a device sends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Uplink {
+    /// Centre, in Hz.
+    pub frequency_hz: u32,
+    /// Modulation.
+    pub data_rate: DataRate,
+    /// The frame.
+    pub phy_payload: Vec<u8>,
+    /// How long it is on air.
+    pub airtime: Duration,
+}
+
+/// A simulated end-device.
+#[derive(Clone, Debug)]
+pub struct EndDevice {
+    config: DeviceConfig,
+    random: Random,
+    log: EventLog,
+    counts: FrameCounts,
+    clock: DeviceClock,
+    link: Link,
+    mac: Mac,
+    outbox: Outbox,
+    clock_sync: ClockSync,
+    multicast: MulticastSetup,
+    fragmentation: Fragmentation,
+    firmware: FirmwareManagement,
+    /// The next application uplink.
+    application_at: Timestamp,
+    /// An uplink without payload is wanted then, to acknowledge or to fetch what is pending.
+    empty_at: Option<Timestamp>,
+    /// It reboots until then.
+    down_until: Option<Timestamp>,
+}
+
+/// Getters.
+impl EndDevice {
+    /// What it is like.
+    pub fn config(&self) -> &DeviceConfig {
+        &self.config
+    }
+
+    /// Who it is.
+    pub fn dev_eui(&self) -> DevEui {
+        self.config.dev_eui
+    }
+
+    /// Version of the firmware that runs, as TS006 reports it.
+    pub fn running_version(&self) -> u32 {
+        self.firmware.running_version()
+    }
+
+    /// The last data block it put together and took for an image, and what its check said. The status turns to `NoImage`
+    /// once installed; the bytes stay.
+    pub fn image_received(&self) -> Option<(&[u8], UpImageStatus)> {
+        self.firmware.image()
+    }
+
+    /// How far the session of an index is; `None` if there is none.
+    pub fn decoder_progress(&self, frag_index: u8) -> Option<DecoderProgress> {
+        self.fragmentation.progress(frag_index)
+    }
+
+    /// Its multicast groups by `McGroupID`.
+    pub fn mc_groups(&self) -> &[Option<McGroup>; MC_GROUP_COUNT] {
+        self.multicast.groups()
+    }
+
+    /// Whether it has a session.
+    pub fn is_activated(&self) -> bool {
+        self.link.session.is_some()
+    }
+
+    /// Its clock.
+    pub fn clock(&self) -> &DeviceClock {
+        &self.clock
+    }
+
+    /// What it sent and heard.
+    pub fn counts(&self) -> &FrameCounts {
+        &self.counts
+    }
+
+    /// Its last events.
+    pub fn log(&self) -> &EventLog {
+        &self.log
+    }
+
+    /// What it listens to at a moment; `None` if nothing.
+    pub fn listening(&self, at: Timestamp) -> Option<Listening> {
+        if self.is_off(at) {
+            return None;
+        }
+        self.link.radio.listening(at, self.continuous(at))
+    }
+
+    /// Whether a frame on these parameters reaches it: the receiver is open when it begins and stays with it.
+    pub fn hears(
+        &self,
+        frequency_hz: u32,
+        data_rate: DataRate,
+        start: Timestamp,
+        end: Timestamp,
+    ) -> bool {
+        let tuned = Listening {
+            frequency_hz,
+            data_rate,
+        };
+        !self.is_off(start)
+            && !self.is_off(end)
+            && self
+                .link
+                .radio
+                .hears(tuned, start, end, self.continuous(start))
+    }
+
+    /// When it next does something by itself; `None` if never.
+    pub fn next_event(&self) -> Option<Timestamp> {
+        let next = match self.down_until {
+            Some(until) => until,
+            None => {
+                let sends_at = self.link.sendable_at(&self.config, self.uplink_wanted_at());
+                self.firmware
+                    .reboot_at()
+                    .map_or(sends_at, |reboot| reboot.min(sends_at))
+            }
+        };
+        self.config
+            .silent_from
+            .is_none_or(|silent| next < silent)
+            .then_some(next)
+    }
+
+    fn is_off(&self, at: Timestamp) -> bool {
+        let silent = self.config.silent_from.is_some_and(|silent| at >= silent);
+        silent || self.down_until.is_some()
+    }
+
+    /// What it listens to outside of class A windows: the multicast session that is on, else RX2 in class C.
+    fn continuous(&self, at: Timestamp) -> Option<Listening> {
+        let session = self.multicast.listening(&self.clock, at);
+        session.or_else(|| {
+            if self.config.class != Class::C || self.link.session.is_none() {
+                return None;
+            }
+            let parameters = &self.link.parameters;
+            Some(Listening {
+                frequency_hz: parameters.rx2_hz,
+                data_rate: parameters.rx2_data_rate(self.config.region)?,
+            })
+        })
+    }
+
+    fn uplink_wanted_at(&self) -> Timestamp {
+        if self.link.session.is_none() {
+            return self.link.next_join_at();
+        }
+        let wanted = [self.outbox.next_due(), self.empty_at];
+        wanted
+            .into_iter()
+            .flatten()
+            .fold(self.application_at, Timestamp::min)
+    }
+}
+
+/// Inputs.
+impl EndDevice {
+    /// A device that is switched on at `start`. Everything it does follows from its configuration, the seed and what it hears.
+    pub fn new(config: DeviceConfig, seed: u64, start: Timestamp) -> Self {
+        let mut random = Random::of(seed, config.dev_eui.0);
+        let clock = DeviceClock::start(start, &config.clock);
+        let first = start + random.up_to(config.uplinks.start_spread);
+        let mut device = Self {
+            link: Link::new(&config, first),
+            firmware: FirmwareManagement::new(&config.firmware),
+            clock,
+            random,
+            log: EventLog::default(),
+            counts: FrameCounts::default(),
+            mac: Mac::default(),
+            outbox: Outbox::default(),
+            clock_sync: ClockSync::default(),
+            multicast: MulticastSetup::default(),
+            fragmentation: Fragmentation::default(),
+            application_at: first,
+            empty_at: None,
+            down_until: None,
+            config,
+        };
+        device.want_time(start);
+        device
+    }
+
+    /// Does what is due by `now`.
+    pub fn advance(&mut self, now: Timestamp) -> Vec<DeviceOutput> {
+        let silent = self.config.silent_from.is_some_and(|silent| now >= silent);
+        if silent {
+            return Vec::new();
+        }
+        match self.down_until {
+            Some(until) if now < until => return Vec::new(),
+            Some(_) => self.boot(now),
+            None => {}
+        }
+        if self.firmware.reboot_at().is_some_and(|at| at <= now) {
+            self.go_down(now);
+            return Vec::new();
+        }
+        let due = self.link.sendable_at(&self.config, self.uplink_wanted_at());
+        if due > now {
+            return Vec::new();
+        }
+        self.transmit(now)
+            .map(DeviceOutput::Transmit)
+            .into_iter()
+            .collect()
+    }
+
+    /// A frame begins that it [`EndDevice::hears`] and that lasts until `end`: in a window of class A it waits for it.
+    pub fn start_receiving(
+        &mut self,
+        frequency_hz: u32,
+        data_rate: DataRate,
+        start: Timestamp,
+        end: Timestamp,
+    ) {
+        let tuned = Listening {
+            frequency_hz,
+            data_rate,
+        };
+        self.link.radio.lock(start, tuned, end);
+    }
+
+    /// A frame was received whole; `now` is its end.
+    pub fn receive(&mut self, now: Timestamp, phy_payload: &[u8]) {
+        if self.is_off(now) {
+            return;
+        }
+        match Frame::parse(phy_payload) {
+            Ok(Frame::JoinAccept(accept)) => match self.link.accept(&self.config, &accept) {
+                Ok(true) => self.joined(now),
+                Ok(false) => self.counts.not_allowed += 1,
+                Err(_) => self.counts.wrong_mic += 1,
+            },
+            Ok(Frame::Data(frame)) if frame.direction == Direction::Downlink => {
+                self.receive_data(now, &frame);
+            }
+            Ok(Frame::Data(_) | Frame::JoinRequest(_)) | Err(_) => self.counts.malformed += 1,
+        }
+    }
+
+    /// Reboots at once, as after a power failure. A good image is installed.
+    pub fn reset(&mut self, now: Timestamp) {
+        self.go_down(now);
+    }
+
+    /// From `at` on it neither sends nor hears; `None` brings it back.
+    pub fn set_silent_from(&mut self, at: Option<Timestamp>) {
+        self.config.silent_from = at;
+    }
+}
+
+/// The parts that handle commands.
+struct PackagesOf<'a> {
+    mac: &'a mut Mac,
+    parameters: &'a mut mac::Parameters,
+    clock_sync: &'a mut ClockSync,
+    multicast: &'a mut MulticastSetup,
+    fragmentation: &'a mut Fragmentation,
+    firmware: &'a mut FirmwareManagement,
+}
+
+impl EndDevice {
+    /// The packages, and beside them what they work with.
+    fn split(&mut self, now: Timestamp) -> (Environment<'_>, PackagesOf<'_>) {
+        let small_buffer = self.config.status_style == StatusStyle::LoraBasicsModem;
+        let environment = Environment {
+            now,
+            config: &self.config,
+            clock: &mut self.clock,
+            random: &mut self.random,
+            log: &mut self.log,
+            outbox: &mut self.outbox,
+            answers_due: None,
+            answer_room: small_buffer.then_some(LORA_BASICS_MODEM_ANSWER_ROOM),
+        };
+        let packages = PackagesOf {
+            mac: &mut self.mac,
+            parameters: &mut self.link.parameters,
+            clock_sync: &mut self.clock_sync,
+            multicast: &mut self.multicast,
+            fragmentation: &mut self.fragmentation,
+            firmware: &mut self.firmware,
+        };
+        (environment, packages)
+    }
+}

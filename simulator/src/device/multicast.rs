@@ -1,0 +1,347 @@
+//! TS005 on the device: multicast groups, their keys and counters, and class C sessions by the device's own clock.
+
+use std::time::Duration;
+
+use lorawan_fuota::lorawan::PackageVersion;
+use lorawan_fuota::lorawan::frame::{DataFrame, Direction, full_f_cnt};
+use lorawan_fuota::lorawan::identifiers::DevAddr;
+use lorawan_fuota::lorawan::keys::{
+    Key128, KeyDerivation, decrypt_mc_key, mc_app_s_key, mc_ke_key, mc_nwk_s_key, mc_root_key,
+};
+use lorawan_fuota::lorawan::multicast_setup::{
+    DEFAULT_F_PORT, DownlinkCommand, MC_GROUP_COUNT, McClassBSessionReq, McClassCSessionReq,
+    McGroupDeleteAns, McGroupSetupAns, McGroupSetupReq, McGroupStatusAns, McGroupStatusReq,
+    McSessionAns, PACKAGE_IDENTIFIER, UplinkCommand, class_c_session_length_max, decode_downlink,
+};
+use lorawan_fuota::lorawan::region::Region;
+use lorawan_fuota::time::Timestamp;
+
+use super::clock::DeviceClock;
+use super::environment::Environment;
+use super::outbox::Content;
+use super::radio::Listening;
+
+/// A multicast group as the device knows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct McGroup {
+    /// Its address.
+    pub mc_addr: DevAddr,
+    /// Lowest counter accepted.
+    pub min_mc_f_cnt: u32,
+    /// Highest counter accepted.
+    pub max_mc_f_cnt: u32,
+    /// The last counter accepted.
+    pub last_mc_f_cnt: Option<u32>,
+    /// The session asked for last.
+    pub session: Option<McSession>,
+    mc_nwk_s_key: Key128,
+    mc_app_s_key: Key128,
+}
+
+/// A class C session, GPS microseconds by the device's clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct McSession {
+    /// First moment it listens.
+    pub starts_at_us: i64,
+    /// First moment it does not any more.
+    pub ends_at_us: i64,
+    /// What it listens to.
+    pub tuned: Listening,
+}
+
+/// Why a multicast frame was not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum McRejection {
+    NotForUs,
+    NoSession,
+    CounterOutOfRange,
+    Replayed,
+    WrongMic,
+}
+
+/// The package's memory.
+#[derive(Clone, Debug, Default)]
+pub(super) struct MulticastSetup {
+    groups: [Option<McGroup>; MC_GROUP_COUNT],
+}
+
+impl MulticastSetup {
+    pub(super) fn groups(&self) -> &[Option<McGroup>; MC_GROUP_COUNT] {
+        &self.groups
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.groups = Default::default();
+    }
+
+    /// What the session that is on listens to; the lowest group's if there are several.
+    pub(super) fn listening(&self, clock: &DeviceClock, at: Timestamp) -> Option<Listening> {
+        let gps_us = clock.gps_us(at);
+        self.groups
+            .iter()
+            .flatten()
+            .filter_map(|group| group.session)
+            .find(|session| clock.is_set() && session.is_on(gps_us))
+            .map(|session| session.tuned)
+    }
+
+    /// Checks and opens a multicast frame: which group, and the payload in the clear.
+    pub(super) fn open(
+        &mut self,
+        frame: &DataFrame,
+        clock: &DeviceClock,
+        now: Timestamp,
+    ) -> Result<(u8, Vec<u8>), McRejection> {
+        let gps_us = clock.gps_us(now);
+        let mut rejection = McRejection::NotForUs;
+        for (id, group) in (0..).zip(&mut self.groups) {
+            let Some(group) = group
+                .as_mut()
+                .filter(|group| group.mc_addr == frame.dev_addr)
+            else {
+                continue;
+            };
+            match group.open(frame, clock.is_set(), gps_us) {
+                Ok(payload) => return Ok((id, payload)),
+                Err(reason) => rejection = reason,
+            }
+        }
+        Err(rejection)
+    }
+
+    pub(super) fn handle(
+        &mut self,
+        version: PackageVersion,
+        payload: &[u8],
+        environment: &mut Environment<'_>,
+    ) {
+        let decoded = decode_downlink(version, payload);
+        for command in decoded.commands {
+            let answer = match command {
+                DownlinkCommand::PackageVersionReq => {
+                    environment.answer_version(
+                        DEFAULT_F_PORT,
+                        PACKAGE_IDENTIFIER,
+                        version.number(),
+                    );
+                    continue;
+                }
+                DownlinkCommand::McGroupStatusReq(request) => {
+                    UplinkCommand::McGroupStatusAns(self.status(request, environment))
+                }
+                DownlinkCommand::McGroupSetupReq(request) => {
+                    UplinkCommand::McGroupSetupAns(self.set_up(request, environment))
+                }
+                DownlinkCommand::McGroupDeleteReq(request) => {
+                    let group = self.groups.get_mut(usize::from(request.mc_group_id));
+                    let existed = group.and_then(Option::take).is_some();
+                    environment.note(format_args!("group {} deleted", request.mc_group_id));
+                    UplinkCommand::McGroupDeleteAns(McGroupDeleteAns {
+                        mc_group_id: request.mc_group_id,
+                        mc_group_undefined: !existed,
+                    })
+                }
+                DownlinkCommand::McClassCSessionReq(request) => {
+                    let answer = self.class_c_session(version, request, environment);
+                    match self.starts_at(&answer) {
+                        Some(starts_at_us) => {
+                            let content = Content::SessionAns {
+                                answer,
+                                starts_at_us,
+                            };
+                            environment.answer_with(DEFAULT_F_PORT, content, 5);
+                            continue;
+                        }
+                        None => UplinkCommand::McClassCSessionAns(answer),
+                    }
+                }
+                DownlinkCommand::McClassBSessionReq(request) => {
+                    UplinkCommand::McClassBSessionAns(self.class_b_session(request))
+                }
+            };
+            let mut bytes = Vec::new();
+            answer.encode(version, &mut bytes);
+            environment.answer(DEFAULT_F_PORT, bytes);
+        }
+        environment.note_unread(decoded.rest);
+    }
+
+    fn status(&self, request: McGroupStatusReq, environment: &Environment<'_>) -> McGroupStatusAns {
+        // The small buffer of LoRa Basics Modem holds two records.
+        let records = if environment.is_lora_basics_modem() {
+            2
+        } else {
+            MC_GROUP_COUNT
+        };
+        let total = self.groups.iter().flatten().count();
+        let mut mc_addr = [None; MC_GROUP_COUNT];
+        let asked = (0..MC_GROUP_COUNT)
+            .filter(|id| request.req_group_mask >> id & 1 == 1)
+            .filter_map(|id| Some((id, self.groups[id].as_ref()?.mc_addr)));
+        for (id, address) in asked.take(records) {
+            mc_addr[id] = Some(address);
+        }
+        McGroupStatusAns {
+            nb_total_groups: u8::try_from(total).unwrap_or(u8::MAX),
+            mc_addr,
+        }
+    }
+
+    fn set_up(
+        &mut self,
+        request: McGroupSetupReq,
+        environment: &mut Environment<'_>,
+    ) -> McGroupSetupAns {
+        let id = request.mc_group_id;
+        let supported = id < environment.config.limits.mc_group_count;
+        if supported && let Some(slot) = self.groups.get_mut(usize::from(id)) {
+            let root = mc_root_key(KeyDerivation::GenAppKey, &environment.config.gen_app_key);
+            let mc_key = decrypt_mc_key(&mc_ke_key(&root), request.mc_key_encrypted);
+            *slot = Some(McGroup {
+                mc_addr: request.mc_addr,
+                min_mc_f_cnt: request.min_mc_f_cnt,
+                max_mc_f_cnt: request.max_mc_f_cnt,
+                last_mc_f_cnt: None,
+                session: None,
+                mc_nwk_s_key: mc_nwk_s_key(&mc_key, request.mc_addr),
+                mc_app_s_key: mc_app_s_key(&mc_key, request.mc_addr),
+            });
+            environment.note(format_args!("group {id} set up as {}", request.mc_addr));
+        }
+        McGroupSetupAns {
+            mc_group_id: id,
+            id_error: !supported,
+        }
+    }
+
+    /// Takes a session over, or says why not. `time_to_start` is filled in when the answer leaves.
+    fn class_c_session(
+        &mut self,
+        version: PackageVersion,
+        request: McClassCSessionReq,
+        environment: &mut Environment<'_>,
+    ) -> McSessionAns {
+        let region = environment.config.region;
+        let clock = &environment.clock;
+        let starts_at_us = clock.read_wire(request.session_time, environment.now);
+        let tells_missed = version == PackageVersion::V2 || environment.is_lora_basics_modem();
+        let late = clock.is_set() && starts_at_us < clock.gps_us(environment.now);
+        let mut answer = session_answer(request.mc_group_id);
+        answer.start_missed = tells_missed && late;
+        let data_rate = region.data_rate(request.dr, Direction::Downlink);
+        answer.dr_error = data_rate.is_none();
+        answer.freq_error = !is_usable(region, request.dl_freq_hz);
+        let group = self.groups.get_mut(usize::from(request.mc_group_id));
+        let group = group.and_then(Option::as_mut);
+        answer.mc_group_undefined = group.is_none();
+        let accepted = answer.is_accepted();
+        if let (true, Some(group), Some(data_rate)) = (accepted, group, data_rate) {
+            let length = class_c_session_length_max(request.session_time_out);
+            group.session = Some(McSession {
+                starts_at_us,
+                ends_at_us: starts_at_us.saturating_add(as_micros(length)),
+                tuned: Listening {
+                    frequency_hz: request.dl_freq_hz,
+                    data_rate,
+                },
+            });
+        }
+        environment.note(format_args!(
+            "session of group {} at {} for {} s: {}",
+            request.mc_group_id,
+            request.session_time,
+            class_c_session_length_max(request.session_time_out).as_secs(),
+            if accepted { "accepted" } else { "refused" },
+        ));
+        answer
+    }
+
+    /// Class B is not simulated. TS005 has no bit for that; a device that cannot use the parameters says so of both.
+    fn class_b_session(&self, request: McClassBSessionReq) -> McSessionAns {
+        let group = self.groups.get(usize::from(request.mc_group_id));
+        let mut answer = session_answer(request.mc_group_id);
+        answer.mc_group_undefined = group.is_none_or(Option::is_none);
+        answer.freq_error = true;
+        answer.dr_error = true;
+        answer
+    }
+
+    fn starts_at(&self, answer: &McSessionAns) -> Option<i64> {
+        if !answer.is_accepted() {
+            return None;
+        }
+        let group = self.groups.get(usize::from(answer.mc_group_id))?.as_ref()?;
+        Some(group.session?.starts_at_us)
+    }
+}
+
+impl McGroup {
+    fn open(
+        &mut self,
+        frame: &DataFrame,
+        clock_is_set: bool,
+        gps_us: i64,
+    ) -> Result<Vec<u8>, McRejection> {
+        // A session's last frame may end after it.
+        const GRACE_US: i64 = 5_000_000;
+        let on = self.session.is_some_and(|session| {
+            (session.starts_at_us..session.ends_at_us.saturating_add(GRACE_US)).contains(&gps_us)
+        });
+        if !clock_is_set || !on {
+            return Err(McRejection::NoSession);
+        }
+        let before = self
+            .last_mc_f_cnt
+            .or_else(|| self.min_mc_f_cnt.checked_sub(1));
+        let f_cnt = full_f_cnt(before, frame.f_cnt, 0xffff);
+        let Some(f_cnt) = f_cnt else {
+            return Err(McRejection::Replayed);
+        };
+        let in_range = (self.min_mc_f_cnt..=self.max_mc_f_cnt).contains(&f_cnt);
+        match frame.open(&self.mc_nwk_s_key, &self.mc_app_s_key, f_cnt) {
+            Ok(_) if !in_range => Err(McRejection::CounterOutOfRange),
+            Ok(payload) => {
+                self.last_mc_f_cnt = Some(f_cnt);
+                Ok(payload)
+            }
+            // An old frame is a wrong one a full turn ahead.
+            Err(_) if self.is_replay(frame) => Err(McRejection::Replayed),
+            Err(_) => Err(McRejection::WrongMic),
+        }
+    }
+
+    fn is_replay(&self, frame: &DataFrame) -> bool {
+        let Some(last) = self.last_mc_f_cnt else {
+            return false;
+        };
+        let old = (last & 0xffff_0000) | u32::from(frame.f_cnt);
+        old <= last && frame.verify_mic(&self.mc_nwk_s_key, old)
+    }
+}
+
+impl McSession {
+    fn is_on(&self, gps_us: i64) -> bool {
+        (self.starts_at_us..self.ends_at_us).contains(&gps_us)
+    }
+}
+
+fn session_answer(mc_group_id: u8) -> McSessionAns {
+    McSessionAns {
+        mc_group_id,
+        mc_group_undefined: false,
+        freq_error: false,
+        dr_error: false,
+        start_missed: false,
+        reserved_error: false,
+        time_to_start: None,
+    }
+}
+
+/// Whether the region's devices can tune to a frequency at all.
+fn is_usable(region: Region, frequency_hz: u32) -> bool {
+    region.sub_band(frequency_hz, 0).is_some()
+}
+
+fn as_micros(duration: Duration) -> i64 {
+    i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,143 @@
+//! `fuota-sim lab`: gateways and end-devices that speak to a server somebody else runs, for QA and for clients' own tests.
+//!
+//! The first line on standard output describes the lab as one JSON object, so that a client can enter it in the server;
+//! field names are those of the API. The lab runs until it is killed.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use lorawan_fuota::proto::v1;
+use serde_json::{Value, json};
+
+use crate::demo::{lab, machine_code};
+use crate::device::Activation;
+use crate::fleet::{Fleet, FleetOptions, NEW_VERSION};
+use crate::realtime::{RealTime, WallClock};
+
+/// What the lab can be told.
+#[derive(Clone, Debug, clap::Args)]
+pub struct LabArgs {
+    /// Where the server listens for gateways.
+    #[arg(long, value_name = "ADDR")]
+    pub udp: SocketAddr,
+    /// End-devices.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=500))]
+    pub devices: u32,
+    /// Gateways; every device hears all of them.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=16))]
+    pub gateways: u32,
+    /// Frames lost, in percent, in each direction.
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=60))]
+    pub loss: u32,
+    /// Keys, EUIs and all randomness of the radio come from it.
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// Bytes of firmware in the image that is made for the devices.
+    #[arg(long, default_value_t = 4000)]
+    pub image_bytes: usize,
+    /// Where the signed image is written; a temporary file when not given.
+    #[arg(long, value_name = "FILE")]
+    pub image: Option<PathBuf>,
+    /// Print the description of the lab as one JSON object. Always on; accepted for symmetry with other commands.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Runs a lab until the process is killed.
+///
+/// # Errors
+/// The image cannot be written or a socket cannot be opened.
+pub fn run(args: &LabArgs) -> Result<()> {
+    let fleet = Fleet::new(FleetOptions {
+        seed: args.seed,
+        devices: args.devices,
+        gateways: args.gateways,
+        loss: f64::from(args.loss) / 100.0,
+        ..FleetOptions::default()
+    });
+    let image = fleet.image(&machine_code(&std::env::current_exe()?, args.image_bytes)?)?;
+    let path = match &args.image {
+        Some(path) => path.clone(),
+        None => tempfile::Builder::new()
+            .suffix(".signed.bin")
+            .tempfile()?
+            .into_temp_path()
+            .keep()?,
+    };
+    std::fs::write(&path, &image).with_context(|| format!("{}", path.display()))?;
+    print_line(&description(&fleet, &path));
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?
+        .block_on(async {
+            let clock = WallClock::start();
+            let mut lab = RealTime::open(lab(&fleet, clock.now()), clock, args.udp).await?;
+            lab.run_until(std::future::pending::<()>()).await;
+            Ok(())
+        })
+}
+
+fn description(fleet: &Fleet, image: &std::path::Path) -> Value {
+    let options = &fleet.options;
+    let device = |device: &crate::device::DeviceConfig| {
+        let (join_eui, app_key) = match &device.activation {
+            Activation::Otaa {
+                join_eui, app_key, ..
+            } => (join_eui.to_string(), app_key.to_hex()),
+            Activation::Abp { .. } => (String::new(), String::new()),
+        };
+        json!({
+            "dev_eui": device.dev_eui.to_string(),
+            "join_eui": join_eui,
+            "app_key": app_key,
+            "gen_app_key": device.gen_app_key.to_hex(),
+        })
+    };
+    json!({
+        "region": options.region.name(),
+        "data_rate": options.data_rate,
+        "gateways": fleet.gateways.iter().map(|eui| json!({ "eui": eui.to_string() })).collect::<Vec<_>>(),
+        "profile": profile(&fleet.profile_record()),
+        "devices": fleet.devices.iter().map(device).collect::<Vec<_>>(),
+        "image_path": image,
+        "target_version": NEW_VERSION.to_ts006(),
+    })
+}
+
+/// The profile with the API's field names, as protobuf's JSON form has it.
+fn profile(profile: &v1::DeviceProfile) -> Value {
+    let package = |p: &Option<v1::Package>| {
+        p.as_ref()
+            .map(|p| json!({ "version": p.version, "f_port": p.f_port }))
+    };
+    let limits = profile.decoder_limits.unwrap_or_default();
+    let after = profile.after_reboot.unwrap_or_default();
+    json!({
+        "display_name": profile.display_name,
+        "lorawan_version": profile.lorawan_version().as_str_name(),
+        "region": profile.region().as_str_name(),
+        "supports_class_c": profile.supports_class_c,
+        "clock_sync": package(&profile.clock_sync),
+        "multicast_setup": package(&profile.multicast_setup),
+        "fragmentation": package(&profile.fragmentation),
+        "firmware_management": package(&profile.firmware_management),
+        "decoder_limits": { "max_nb_frag": limits.max_nb_frag, "max_frag_size": limits.max_frag_size },
+        "status_interpretation": profile.status_interpretation().as_str_name(),
+        "uplink_interval": format!("{}s", profile.uplink_interval.unwrap_or_default().seconds),
+        "multicast_root_key": profile.multicast_root_key().as_str_name(),
+        "after_reboot": {
+            "rejoins": after.rejoins,
+            "loses_multicast_groups": after.loses_multicast_groups,
+        },
+        "version_source": { "firmware_management": {} },
+    })
+}
+
+#[expect(clippy::print_stdout, reason = "the description is the output")]
+fn print_line(value: &Value) {
+    use std::io::Write;
+    println!("{value}");
+    // Nobody reading is no reason to stop the radio.
+    let _ = std::io::stdout().flush();
+}

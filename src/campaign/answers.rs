@@ -1,0 +1,206 @@
+//! What the task's devices say: each command of an uplink goes to the part of the campaign it answers.
+//!
+//! Commands before an unreadable one count; the unreadable rest is counted and nothing more. An answer is matched by what it
+//! names (FragIndex, McGroupID), never by what was asked last.
+
+use crate::lorawan::identifiers::DevEui;
+use crate::lorawan::{
+    PackageVersion, clock_sync, firmware_management, fragmentation, multicast_setup,
+};
+use crate::record::{DeviceState, Uplink, VersionSource};
+use crate::time::Timestamp;
+
+use super::{Campaign, Surroundings};
+
+impl Campaign {
+    /// Takes in an uplink of one of the task's devices.
+    pub(super) fn hear(&mut self, now: Timestamp, uplink: &Uplink, around: &mut Surroundings<'_>) {
+        let dev_eui = uplink.dev_eui;
+        let Some(device) = around.fleet.get(dev_eui) else {
+            return;
+        };
+        if !self.devices.contains_key(&dev_eui) {
+            return;
+        }
+        let profile = std::sync::Arc::clone(&device.profile);
+        let packages = &profile.packages;
+        let Some(f_port) = uplink.f_port else { return };
+        if let VersionSource::UplinkField(field) = profile.version_source {
+            if let Some(version) = field.read(f_port, &uplink.payload) {
+                self.version_reported(now, dev_eui, version, around);
+            }
+        }
+        let unreadable =
+            if let Some(package) = packages.multicast_setup.filter(|p| p.f_port == f_port) {
+                let heard = multicast_setup::decode_uplink(package.version, &uplink.payload);
+                for command in heard.commands {
+                    self.hear_multicast(now, uplink, command, around);
+                }
+                heard.rest
+            } else if let Some(package) = packages.fragmentation.filter(|p| p.f_port == f_port) {
+                let heard = fragmentation::decode_uplink(package.version, &uplink.payload);
+                for command in heard.commands {
+                    self.hear_fragmentation(now, dev_eui, package.version, command, around);
+                }
+                heard.rest
+            } else if packages
+                .firmware_management
+                .is_some_and(|p| p.f_port == f_port)
+            {
+                let heard = firmware_management::decode_uplink(PackageVersion::V1, &uplink.payload);
+                for command in heard.commands {
+                    self.hear_firmware(now, dev_eui, command, around);
+                }
+                heard.rest
+            } else if let Some(package) = packages.clock_sync.filter(|p| p.f_port == f_port) {
+                let heard = clock_sync::decode_uplink(package.version, &uplink.payload);
+                if heard
+                    .commands
+                    .iter()
+                    .any(|c| matches!(c, clock_sync::UplinkCommand::AppTimeReq(_)))
+                {
+                    self.clock_set(now, dev_eui);
+                }
+                heard.rest
+            } else {
+                None
+            };
+        if unreadable.is_some() {
+            self.task.counters.undecodable_uplinks += 1;
+            self.changed.task = true;
+        }
+    }
+
+    fn hear_multicast(
+        &mut self,
+        now: Timestamp,
+        uplink: &Uplink,
+        command: multicast_setup::UplinkCommand,
+        around: &mut Surroundings<'_>,
+    ) {
+        use multicast_setup::UplinkCommand;
+        let dev_eui = uplink.dev_eui;
+        match command {
+            UplinkCommand::PackageVersionAns(answer) => {
+                self.package_version(
+                    now,
+                    dev_eui,
+                    answer.package_identifier,
+                    answer.package_version,
+                    around,
+                );
+            }
+            UplinkCommand::McGroupSetupAns(answer) => {
+                self.group_answered(now, dev_eui, answer, around)
+            }
+            UplinkCommand::McClassCSessionAns(answer) => {
+                self.window_answered(now, uplink, &answer, around)
+            }
+            UplinkCommand::McGroupDeleteAns(answer) => {
+                self.group_deleted(now, dev_eui, answer.mc_group_id, around)
+            }
+            // Class B sessions and group status are not asked for; a bare identifier is a refusal without words: the
+            // command is repeated until its attempts are used up.
+            _ => {}
+        }
+    }
+
+    fn hear_fragmentation(
+        &mut self,
+        now: Timestamp,
+        dev_eui: DevEui,
+        version: PackageVersion,
+        command: fragmentation::UplinkCommand,
+        around: &mut Surroundings<'_>,
+    ) {
+        use fragmentation::UplinkCommand;
+        match command {
+            UplinkCommand::PackageVersionAns(answer) => {
+                self.package_version(
+                    now,
+                    dev_eui,
+                    answer.package_identifier,
+                    answer.package_version,
+                    around,
+                );
+            }
+            UplinkCommand::FragSessionSetupAns(answer) => {
+                self.frag_session_answered(now, dev_eui, &answer, around)
+            }
+            UplinkCommand::FragSessionStatusAns(answer) => {
+                self.status_answered(now, dev_eui, version, &answer, around);
+            }
+            UplinkCommand::FragSessionDeleteAns(answer) => {
+                self.frag_session_deleted(now, dev_eui, answer.frag_index, around);
+            }
+            UplinkCommand::FragDataBlockReceivedReq(request) => {
+                self.data_block_received(now, dev_eui, &request);
+            }
+        }
+    }
+
+    fn hear_firmware(
+        &mut self,
+        now: Timestamp,
+        dev_eui: DevEui,
+        command: firmware_management::UplinkCommand,
+        around: &mut Surroundings<'_>,
+    ) {
+        use firmware_management::UplinkCommand;
+        match command {
+            UplinkCommand::PackageVersionAns(answer) => {
+                self.package_version(
+                    now,
+                    dev_eui,
+                    answer.package_identifier,
+                    answer.package_version,
+                    around,
+                );
+            }
+            UplinkCommand::DevVersionAns(answer) => {
+                self.version_reported(now, dev_eui, answer.fw_version, around);
+                self.answered(now, dev_eui);
+            }
+            UplinkCommand::DevUpgradeImageAns(answer) => {
+                self.image_checked(now, dev_eui, answer.up_image_status);
+            }
+            UplinkCommand::DevRebootCountdownAns(answer) => {
+                self.reboot_answered(now, dev_eui, answer.countdown, around);
+            }
+            // The task asks by countdown and deletes no image.
+            UplinkCommand::DevRebootTimeAns(_) | UplinkCommand::DevDeleteImageAns(_) => {}
+        }
+    }
+
+    /// A device joined: what it held may be gone.
+    pub(super) fn joined(
+        &mut self,
+        now: Timestamp,
+        dev_eui: DevEui,
+        around: &mut Surroundings<'_>,
+    ) {
+        let loses = around
+            .fleet
+            .get(dev_eui)
+            .is_some_and(|d| d.profile.after_reboot.loses_groups);
+        let Some(record) = self.devices.get_mut(&dev_eui) else {
+            return;
+        };
+        match record.state {
+            DeviceState::Rebooting => {
+                // It is back: its version can be asked for now.
+                record.reboot_at = Some(record.reboot_at.map_or(now, |at| at.min(now)));
+                self.changed.devices.insert(dev_eui);
+                self.due.insert((now, dev_eui));
+            }
+            DeviceState::Preparing | DeviceState::Ready | DeviceState::Receiving if loses => {
+                self.reset_setup(
+                    now,
+                    dev_eui,
+                    "joined again, its groups and sessions are gone",
+                );
+            }
+            _ => {}
+        }
+    }
+}

@@ -1,0 +1,352 @@
+//! After the fragments: image check, reboot, version check, cleanup (TS006, TS004 §3.5, TS005 §4.4).
+
+use std::time::Duration;
+
+use crate::lorawan::firmware_management::UpImageStatus;
+use crate::lorawan::fragmentation::FragDataBlockReceivedReq;
+use crate::lorawan::identifiers::DevEui;
+use crate::record::{
+    CleanupState, DeviceReason, DeviceState, FleetDevice, SuccessCriterion, TaskDevice,
+    VersionSource,
+};
+use crate::time::Timestamp;
+
+use super::conversation::Command;
+use super::{Campaign, Surroundings, is_uncleaned, reboots};
+
+/// After the moment of the reboot before the device is asked for its version.
+const BOOT_TIME: Duration = Duration::from_secs(5);
+
+impl Campaign {
+    /// What a device that has the image has to be asked next.
+    pub(super) fn completion_command(
+        &self,
+        now: Timestamp,
+        record: &TaskDevice,
+        device: &FleetDevice,
+    ) -> Option<Command> {
+        let managed = device.profile.packages.firmware_management.is_some();
+        match record.state {
+            DeviceState::ReportedReceived if managed => Some(Command::CheckImage),
+            DeviceState::Verified if managed && reboots(&self.task).is_some() => {
+                Some(Command::Reboot)
+            }
+            // Without a reboot request the device does it on its own; its version tells when.
+            DeviceState::Verified | DeviceState::Rebooting
+                if managed
+                    && device.profile.version_source == VersionSource::FirmwareManagement
+                    && self.task.success == SuccessCriterion::Running
+                    && record.reboot_at.is_none_or(|at| now >= at + BOOT_TIME) =>
+            {
+                Some(Command::Version)
+            }
+            _ => None,
+        }
+    }
+
+    /// `FragDataBlockReceivedReq`: the device says itself that it is done, and whether the MIC is right.
+    pub(super) fn data_block_received(
+        &mut self,
+        now: Timestamp,
+        dev_eui: DevEui,
+        request: &FragDataBlockReceivedReq,
+    ) {
+        let Some(record) = self.devices.get(&dev_eui) else {
+            return;
+        };
+        let ours = self
+            .session_of(record)
+            .is_some_and(|s| s.record.block.frag_index == request.frag_index);
+        if !ours || record.state < DeviceState::Receiving {
+            return;
+        }
+        let waiting = record.state <= DeviceState::ReportedReceived;
+        self.talks.entry(dev_eui).or_default().acknowledge = true;
+        self.due.insert((now, dev_eui));
+        if waiting && request.mic_error {
+            let evidence = "FragDataBlockReceivedReq with MICError".to_owned();
+            self.conclude(
+                now,
+                dev_eui,
+                DeviceState::Failed,
+                Some(DeviceReason::MicError),
+                evidence,
+            );
+        } else if waiting {
+            let evidence = "FragDataBlockReceivedReq without MICError".to_owned();
+            self.conclude(now, dev_eui, DeviceState::Verified, None, evidence);
+        }
+    }
+
+    /// `DevUpgradeImageAns`.
+    pub(super) fn image_checked(&mut self, now: Timestamp, dev_eui: DevEui, status: UpImageStatus) {
+        let state = self.devices.get(&dev_eui).map(|d| d.state);
+        if state != Some(DeviceState::ReportedReceived) {
+            return;
+        }
+        let target = self.image.target_version;
+        let reject = |evidence: &str| {
+            (
+                DeviceState::Failed,
+                Some(DeviceReason::ImageRejected),
+                evidence.to_owned(),
+            )
+        };
+        let (state, reason, evidence) = match status {
+            UpImageStatus::Valid {
+                next_firmware_version,
+            } if next_firmware_version == target => (
+                DeviceState::Verified,
+                None,
+                format!("DevUpgradeImageAns: valid, version {target:#010x}"),
+            ),
+            UpImageStatus::Valid {
+                next_firmware_version,
+            } => reject(&format!(
+                "the device reads version {next_firmware_version:#010x}, the task is for {target:#010x}"
+            )),
+            UpImageStatus::Corrupt => reject("DevUpgradeImageAns: corrupt or bad signature"),
+            UpImageStatus::WrongHardware => reject("DevUpgradeImageAns: wrong hardware"),
+            // The device has not looked at the image yet: it is asked again, as often as any command.
+            UpImageStatus::NoImage => {
+                self.note(
+                    dev_eui,
+                    DeviceReason::ImageRejected,
+                    "DevUpgradeImageAns: no image".to_owned(),
+                );
+                return;
+            }
+        };
+        self.conclude(now, dev_eui, state, reason, evidence);
+    }
+
+    /// `DevRebootCountdownAns`: seconds until the reboot, 0 for an error.
+    pub(super) fn reboot_answered(
+        &mut self,
+        now: Timestamp,
+        dev_eui: DevEui,
+        countdown: u32,
+        around: &mut Surroundings<'_>,
+    ) {
+        let asked = self
+            .devices
+            .get(&dev_eui)
+            .is_some_and(|d| d.state == DeviceState::Verified);
+        if asked && countdown > 0 {
+            let evidence = format!("reboots in {countdown} s");
+            self.rebooting(
+                now,
+                dev_eui,
+                Duration::from_secs(u64::from(countdown)),
+                evidence,
+                around,
+            );
+        }
+    }
+
+    /// The device reboots, or is taken to.
+    pub(super) fn rebooting(
+        &mut self,
+        now: Timestamp,
+        dev_eui: DevEui,
+        after: Duration,
+        evidence: String,
+        around: &mut Surroundings<'_>,
+    ) {
+        self.conclude(now, dev_eui, DeviceState::Rebooting, None, evidence);
+        let at = now + after;
+        if let Some(record) = self.devices.get_mut(&dev_eui) {
+            record.reboot_at = Some(at);
+        }
+        if let Some(status) = around.fleet.status_mut(dev_eui) {
+            status.reboot_expected = true;
+        }
+        self.due.insert((at + BOOT_TIME, dev_eui));
+    }
+
+    /// A device said which version it runs, by whatever way.
+    pub(super) fn version_reported(
+        &mut self,
+        now: Timestamp,
+        dev_eui: DevEui,
+        version: u32,
+        around: &mut Surroundings<'_>,
+    ) {
+        if let Some(status) = around.fleet.status_mut(dev_eui) {
+            status.note_version(&self.image.component, version, now);
+        }
+        let target = self.image.target_version;
+        let Some(record) = self.devices.get_mut(&dev_eui) else {
+            return;
+        };
+        if !self.open.contains(&dev_eui) {
+            return;
+        }
+        if version == target {
+            let early = record.state <= DeviceState::Preparing;
+            let (state, reason) = if early {
+                (DeviceState::Skipped, Some(DeviceReason::AlreadyCurrent))
+            } else {
+                (DeviceState::Running, None)
+            };
+            self.conclude(
+                now,
+                dev_eui,
+                state,
+                reason,
+                format!("reports version {version:#010x}"),
+            );
+            return;
+        }
+        if record.state <= DeviceState::Ready {
+            record.version_before = Some(version);
+            self.changed.devices.insert(dev_eui);
+            return;
+        }
+        // An old version counts once the device had time to reboot.
+        let rebooted = record.reboot_at.is_some_and(|at| now >= at + BOOT_TIME);
+        if record.state != DeviceState::Rebooting || !rebooted {
+            return;
+        }
+        let evidence =
+            format!("reports version {version:#010x} after the reboot, not {target:#010x}");
+        let (state, reason) = if record.version_before.is_none_or(|before| before == version) {
+            (DeviceState::RolledBack, DeviceReason::WrongVersion)
+        } else {
+            (DeviceState::Failed, DeviceReason::WrongVersion)
+        };
+        self.conclude(now, dev_eui, state, Some(reason), evidence);
+    }
+
+    /// `FragSessionDeleteAns`; "does not exist" is as good.
+    pub(super) fn frag_session_deleted(
+        &mut self,
+        now: Timestamp,
+        dev_eui: DevEui,
+        frag_index: u8,
+        around: &mut Surroundings<'_>,
+    ) {
+        let ours = |s: &super::SessionRun| s.record.block.frag_index == frag_index;
+        if !self.cleans(dev_eui, ours) {
+            return;
+        }
+        if let Some(record) = self
+            .devices
+            .get_mut(&dev_eui)
+            .filter(|d| d.frag_cleanup == CleanupState::Pending)
+        {
+            record.frag_cleanup = CleanupState::Confirmed;
+            if let Some(slot) = around
+                .fleet
+                .status_mut(dev_eui)
+                .and_then(|s| s.frag_slots.get_mut(usize::from(frag_index)))
+            {
+                *slot = None;
+            }
+            self.cleaned(now, dev_eui);
+        }
+    }
+
+    /// `McGroupDeleteAns`; "undefined" is as good.
+    pub(super) fn group_deleted(
+        &mut self,
+        now: Timestamp,
+        dev_eui: DevEui,
+        mc_group_id: u8,
+        around: &mut Surroundings<'_>,
+    ) {
+        let ours = |s: &super::SessionRun| s.record.mc_group_id == mc_group_id;
+        if !self.cleans(dev_eui, ours) {
+            return;
+        }
+        if let Some(record) = self
+            .devices
+            .get_mut(&dev_eui)
+            .filter(|d| d.group_cleanup == CleanupState::Pending)
+        {
+            record.group_cleanup = CleanupState::Confirmed;
+            if let Some(slot) = around
+                .fleet
+                .status_mut(dev_eui)
+                .and_then(|s| s.mc_slots.get_mut(usize::from(mc_group_id)))
+            {
+                *slot = None;
+            }
+            self.cleaned(now, dev_eui);
+        }
+    }
+
+    /// Gives up deleting one thing: it stays recorded with the device.
+    pub(super) fn leave(
+        &mut self,
+        dev_eui: DevEui,
+        command: Command,
+        around: &mut Surroundings<'_>,
+    ) {
+        let Some(record) = self.devices.get_mut(&dev_eui) else {
+            return;
+        };
+        let Some(session) = record
+            .session
+            .and_then(|n| self.sessions.get(usize::from(n)))
+        else {
+            return;
+        };
+        let Some(status) = around.fleet.status_mut(dev_eui) else {
+            return;
+        };
+        if command == Command::DeleteFragSession {
+            record.frag_cleanup = CleanupState::Left;
+            if let Some(Some(slot)) = status
+                .frag_slots
+                .get_mut(usize::from(session.record.block.frag_index))
+            {
+                slot.leftover = true;
+            }
+        } else {
+            record.group_cleanup = CleanupState::Left;
+            if let Some(Some(slot)) = status
+                .mc_slots
+                .get_mut(usize::from(session.record.mc_group_id))
+            {
+                slot.leftover = true;
+            }
+        }
+        record.tries = 0;
+        if !is_uncleaned(record) {
+            self.uncleaned.remove(&dev_eui);
+        }
+        self.changed.devices.insert(dev_eui);
+    }
+
+    /// Gives up deleting all that is left on a device.
+    pub(super) fn leave_rest(&mut self, dev_eui: DevEui, around: &mut Surroundings<'_>) {
+        let Some(record) = self.devices.get(&dev_eui) else {
+            return;
+        };
+        let (frag, group) = (record.frag_cleanup, record.group_cleanup);
+        if frag == CleanupState::Pending {
+            self.leave(dev_eui, Command::DeleteFragSession, around);
+        }
+        if group == CleanupState::Pending {
+            self.leave(dev_eui, Command::DeleteGroup, around);
+        }
+    }
+
+    fn cleans(&self, dev_eui: DevEui, fits: impl Fn(&super::SessionRun) -> bool) -> bool {
+        self.uncleaned.contains(&dev_eui)
+            && self
+                .devices
+                .get(&dev_eui)
+                .and_then(|d| self.session_of(d))
+                .is_some_and(fits)
+    }
+
+    fn cleaned(&mut self, now: Timestamp, dev_eui: DevEui) {
+        self.answered(now, dev_eui);
+        self.changed.devices.insert(dev_eui);
+        if self.devices.get(&dev_eui).is_some_and(|d| !is_uncleaned(d)) {
+            self.uncleaned.remove(&dev_eui);
+        }
+    }
+}

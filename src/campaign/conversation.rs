@@ -1,0 +1,542 @@
+//! The conversation with one device: one command outstanding at a time, repeats counted per opportunity.
+//!
+//! A command leaves as the answer to an uplink, or at any time to a device that listens continuously. A command the network
+//! refused was never on air and does not count. After [`MAX_ATTEMPTS`](crate::record::TaskOptions::max_attempts) sends without
+//! an answer the device is given up for that command, with its history as evidence.
+
+use std::time::Duration;
+
+use crate::lorawan::identifiers::DevEui;
+use crate::lorawan::{PackageVersion, firmware_management, fragmentation, multicast_setup};
+use crate::record::{
+    CleanupState, DeviceReason, DeviceState, FleetDevice, FragSlot, McSlot, SessionPhase, Target,
+    TaskDevice, UplinkRef,
+};
+use crate::time::Timestamp;
+
+use super::{Campaign, InFlight, Surroundings, Timing};
+
+/// What one device was asked last.
+#[derive(Debug, Default)]
+pub(super) struct Talk {
+    /// The command that is outstanding.
+    pub(super) asked: Option<Command>,
+    /// Not asked again before: the answer may still be on its way.
+    pub(super) patience: Timestamp,
+    /// The device asked for a `FragDataBlockReceivedAns`.
+    pub(super) acknowledge: bool,
+    /// Errors the device answered to the same command.
+    pub(super) errors: u8,
+    /// Times the device's clock was off.
+    pub(super) clock_errors: u8,
+}
+
+/// Something to ask a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Command {
+    /// `PackageVersionReq` of TS004.
+    ProbeFragmentation,
+    /// `McGroupSetupReq` and `McClassCSessionReq` in one frame, with `PackageVersionReq` as long as the version of TS005 is
+    /// unknown: these commands are the same in all versions, so that nothing can be misread.
+    GroupAndWindow,
+    /// `McClassCSessionReq`.
+    Window,
+    /// `ForceDeviceResyncReq`.
+    Resync,
+    /// `FragSessionSetupReq`.
+    FragSession,
+    /// `FragSessionStatusReq` by unicast.
+    Status,
+    /// `FragDataBlockReceivedAns`.
+    Acknowledge,
+    /// `DevUpgradeImageReq`.
+    CheckImage,
+    /// `DevRebootCountdownReq`.
+    Reboot,
+    /// `DevVersionReq`.
+    Version,
+    /// `FragSessionDeleteReq`.
+    DeleteFragSession,
+    /// `McGroupDeleteReq`.
+    DeleteGroup,
+}
+
+impl Command {
+    /// The name to write in evidence.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::ProbeFragmentation => "PackageVersionReq",
+            Self::GroupAndWindow => "McGroupSetupReq",
+            Self::Window => "McClassCSessionReq",
+            Self::Resync => "ForceDeviceResyncReq",
+            Self::FragSession => "FragSessionSetupReq",
+            Self::Status => "FragSessionStatusReq",
+            Self::Acknowledge => "FragDataBlockReceivedAns",
+            Self::CheckImage => "DevUpgradeImageReq",
+            Self::Reboot => "DevRebootCountdownReq",
+            Self::Version => "DevVersionReq",
+            Self::DeleteFragSession => "FragSessionDeleteReq",
+            Self::DeleteGroup => "McGroupDeleteReq",
+        }
+    }
+}
+
+/// How long an answer may take before the command is asked again. Devices answer within 0 to 3 s; RX1 opens up to 15 s
+/// after the uplink, usually 1 s.
+const PATIENCE: Duration = Duration::from_millis(3500);
+/// Before a device that listens continuously is asked again.
+const LISTENER_PATIENCE: Duration = Duration::from_secs(10);
+/// Before a downlink the network refused is tried again to a device that listens continuously.
+const REFUSED_PAUSE: Duration = Duration::from_secs(3);
+/// A unicast downlink that did not leave by then is stale.
+const UNICAST_LIFETIME: Duration = Duration::from_secs(20);
+
+impl Campaign {
+    /// Says the next thing to a device, if there is one: in the receive windows of `answers`, or at once.
+    pub(super) fn speak(
+        &mut self,
+        now: Timestamp,
+        dev_eui: DevEui,
+        answers: Option<UplinkRef>,
+        around: &mut Surroundings<'_>,
+    ) {
+        // Giving up one command may make another one due; the chain is as long as a device's way through the task.
+        for _ in 0..8 {
+            let Some(device) = around.fleet.get(dev_eui) else {
+                return;
+            };
+            let Some(command) = self.next_command(now, device) else {
+                return;
+            };
+            let talk = self.talks.entry(dev_eui).or_default();
+            if talk.asked == Some(command) && now < talk.patience {
+                return;
+            }
+            let Some(record) = self.devices.get_mut(&dev_eui) else {
+                return;
+            };
+            if talk.asked != Some(command) {
+                *talk = Talk {
+                    asked: Some(command),
+                    acknowledge: talk.acknowledge,
+                    clock_errors: talk.clock_errors,
+                    ..Talk::default()
+                };
+                record.tries = 0;
+            }
+            if record.tries < self.task.options.max_attempts.max(1) {
+                return self.say(now, dev_eui, command, answers, around);
+            }
+            self.give_up(now, dev_eui, command, around);
+        }
+    }
+
+    /// Sees to the devices whose time has come: speaks to those that listen continuously, and stops waiting for those that
+    /// have to be heard to go on and were not.
+    pub(super) fn see_to_due(&mut self, now: Timestamp, around: &mut Surroundings<'_>) {
+        while let Some((at, dev_eui)) = self.due.first().copied().filter(|(at, _)| *at <= now) {
+            self.due.remove(&(at, dev_eui));
+            let Some(device) = around.fleet.get(dev_eui).filter(|_| self.concerns(dev_eui)) else {
+                continue;
+            };
+            let listens = device.profile.always_class_c;
+            self.check_silence(now, dev_eui, device);
+            if listens {
+                self.speak(now, dev_eui, None, around);
+            }
+        }
+    }
+
+    /// A device that has the image and is not heard for several of its intervals is not waited for until the deadline.
+    fn check_silence(&mut self, now: Timestamp, dev_eui: DevEui, device: &FleetDevice) {
+        let Some(record) = self
+            .devices
+            .get(&dev_eui)
+            .filter(|_| self.open.contains(&dev_eui))
+        else {
+            return;
+        };
+        let waits = matches!(
+            record.state,
+            DeviceState::ReportedReceived | DeviceState::Verified | DeviceState::Rebooting
+        );
+        let entered = record
+            .entered
+            .get(&record.state)
+            .copied()
+            .max(record.reboot_at);
+        let Some(since) = entered.max(device.status.last_seen).filter(|_| waits) else {
+            return;
+        };
+        let patience = silence(device);
+        if now < since + patience {
+            self.due.insert((since + patience, dev_eui));
+            return;
+        }
+        let evidence = format!("{:?}, and not heard since {since}", record.state);
+        self.conclude(
+            now,
+            dev_eui,
+            DeviceState::Silent,
+            Some(DeviceReason::NoAnswer),
+            evidence,
+        );
+    }
+
+    fn say(
+        &mut self,
+        now: Timestamp,
+        dev_eui: DevEui,
+        command: Command,
+        answers: Option<UplinkRef>,
+        around: &mut Surroundings<'_>,
+    ) {
+        self.prepare(command, dev_eui, around);
+        let Some(device) = around.fleet.get(dev_eui) else {
+            return;
+        };
+        let Some((f_port, payload)) = self.words(command, device) else {
+            return;
+        };
+        let spread = Duration::from_secs(self.answer_delay_s(command, dev_eui));
+        let timing = Timing {
+            answers,
+            earliest: now,
+            deadline: now + UNICAST_LIFETIME,
+        };
+        self.send(
+            InFlight::Command(dev_eui),
+            Target::Device(dev_eui),
+            f_port,
+            payload,
+            timing,
+        );
+        if let Some(talk) = self.talks.get_mut(&dev_eui) {
+            talk.patience =
+                now + if answers.is_some() {
+                    PATIENCE
+                } else {
+                    LISTENER_PATIENCE
+                } + spread;
+            if command == Command::Acknowledge {
+                talk.acknowledge = false;
+                talk.asked = None;
+            }
+            if device.profile.always_class_c {
+                self.due.insert((talk.patience, dev_eui));
+            }
+        }
+        if let Some(record) = self.devices.get_mut(&dev_eui) {
+            record.tries = record.tries.saturating_add(1);
+            record.attempts = record.attempts.saturating_add(1);
+            if record.state == DeviceState::Pending {
+                record.state = DeviceState::Preparing;
+                record.entered.entry(DeviceState::Preparing).or_insert(now);
+            }
+            self.changed.devices.insert(dev_eui);
+        }
+    }
+
+    /// The network refused a command: it was never on air and does not count.
+    pub(super) fn unsaid(&mut self, now: Timestamp, dev_eui: DevEui) {
+        if let Some(record) = self.devices.get_mut(&dev_eui) {
+            record.tries = record.tries.saturating_sub(1);
+            record.attempts = record.attempts.saturating_sub(1);
+            self.changed.devices.insert(dev_eui);
+        }
+        if let Some(talk) = self.talks.get_mut(&dev_eui) {
+            talk.patience = now;
+            self.due.insert((now + REFUSED_PAUSE, dev_eui));
+        }
+    }
+
+    /// The answer to the outstanding command came: the next one may follow at once.
+    pub(super) fn answered(&mut self, now: Timestamp, dev_eui: DevEui) {
+        let Some(record) = self.devices.get_mut(&dev_eui) else {
+            return;
+        };
+        if let Some(talk) = self.talks.get_mut(&dev_eui) {
+            let asked = talk.asked.take().is_some();
+            record.commands_answered += u32::from(asked);
+            talk.errors = 0;
+        }
+        record.tries = 0;
+        self.due.insert((now, dev_eui));
+    }
+
+    /// What to ask a device now, from where it is. A function of the records alone, so that a restart asks the same.
+    fn next_command(&self, now: Timestamp, device: &FleetDevice) -> Option<Command> {
+        let dev_eui = device.settings.dev_eui;
+        let record = self.devices.get(&dev_eui)?;
+        if self
+            .talks
+            .get(&dev_eui)
+            .is_some_and(|talk| talk.acknowledge)
+        {
+            return Some(Command::Acknowledge);
+        }
+        if !self.open.contains(&dev_eui) {
+            return cleanup_command(record);
+        }
+        match record.state {
+            DeviceState::Pending | DeviceState::Preparing | DeviceState::Ready => {
+                self.setup_command(now, record, device)
+            }
+            DeviceState::Receiving => self.receiving_command(record),
+            DeviceState::ReportedReceived | DeviceState::Verified | DeviceState::Rebooting => {
+                self.completion_command(now, record, device)
+            }
+            _ => None,
+        }
+    }
+
+    fn receiving_command(&self, record: &TaskDevice) -> Option<Command> {
+        let session = self.session_of(record)?;
+        match session.record.phase {
+            SessionPhase::Preparing
+                if record.setup.window != Some(session.record.window.number) =>
+            {
+                Some(Command::Window)
+            }
+            SessionPhase::Polling {
+                kind: crate::record::PollKind::Individual,
+                ..
+            } if !session.is_fresh(record) => Some(Command::Status),
+            _ => None,
+        }
+    }
+
+    /// Seconds by which the answer may be delayed on purpose.
+    fn answer_delay_s(&self, command: Command, dev_eui: DevEui) -> u64 {
+        let session = self.devices.get(&dev_eui).and_then(|d| self.session_of(d));
+        match (command, session) {
+            (Command::Status, Some(session)) => 16 << session.record.block.block_ack_delay,
+            _ => 0,
+        }
+    }
+
+    /// Port and payload of a command; `None` when the device has not got the package (the plan saw to it that it has).
+    fn words(&self, command: Command, device: &FleetDevice) -> Option<(u8, Vec<u8>)> {
+        let packages = &device.profile.packages;
+        let record = self.devices.get(&device.settings.dev_eui)?;
+        let mut out = Vec::new();
+        let package = match command {
+            Command::Resync => {
+                let package = packages.clock_sync?;
+                use crate::lorawan::clock_sync::{DownlinkCommand, ForceDeviceResyncCmd};
+                DownlinkCommand::ForceDeviceResyncCmd(ForceDeviceResyncCmd {
+                    nb_transmissions: 3,
+                })
+                .encode(package.version, &mut out);
+                package
+            }
+            Command::GroupAndWindow | Command::Window | Command::DeleteGroup => {
+                let package = packages.multicast_setup?;
+                for command in self.multicast_words(command, device, record)? {
+                    command.encode(package.version, &mut out);
+                }
+                package
+            }
+            Command::ProbeFragmentation
+            | Command::FragSession
+            | Command::Status
+            | Command::Acknowledge
+            | Command::DeleteFragSession => {
+                let package = packages.fragmentation?;
+                self.fragmentation_words(command, device, record)?
+                    .encode(package.version, &mut out);
+                package
+            }
+            Command::CheckImage | Command::Reboot | Command::Version => {
+                use firmware_management::{DevRebootCountdownReq, DownlinkCommand};
+                let package = packages.firmware_management?;
+                let command = match command {
+                    Command::CheckImage => DownlinkCommand::DevUpgradeImageReq,
+                    Command::Version => DownlinkCommand::DevVersionReq,
+                    _ => {
+                        let seconds = super::reboots(&self.task)?.as_secs().clamp(1, 16_777_214);
+                        let countdown = u32::try_from(seconds).ok()?;
+                        DownlinkCommand::DevRebootCountdownReq(DevRebootCountdownReq { countdown })
+                    }
+                };
+                command.encode(PackageVersion::V1, &mut out);
+                package
+            }
+        };
+        Some((package.f_port, out))
+    }
+
+    fn multicast_words(
+        &self,
+        command: Command,
+        device: &FleetDevice,
+        record: &TaskDevice,
+    ) -> Option<Vec<multicast_setup::DownlinkCommand>> {
+        use multicast_setup::{DownlinkCommand, McClassCSessionReq, McGroupDeleteReq};
+        let session = self.session_of(record)?;
+        let mc_group_id = session.record.mc_group_id;
+        let window = || {
+            DownlinkCommand::McClassCSessionReq(McClassCSessionReq {
+                mc_group_id,
+                session_time: session.record.window.start.to_gps().wire_seconds(),
+                session_time_out: session.record.window.time_out,
+                dl_freq_hz: session.record.frequency_hz,
+                dr: session.record.data_rate,
+            })
+        };
+        Some(match command {
+            Command::GroupAndWindow => {
+                let known = device
+                    .status
+                    .capabilities
+                    .contains_key(&multicast_setup::PACKAGE_IDENTIFIER);
+                let probe = (!known).then_some(DownlinkCommand::PackageVersionReq);
+                probe
+                    .into_iter()
+                    .chain([self.group_setup(session, device)?, window()])
+                    .collect()
+            }
+            Command::Window => vec![window()],
+            _ => vec![DownlinkCommand::McGroupDeleteReq(McGroupDeleteReq {
+                mc_group_id,
+            })],
+        })
+    }
+
+    fn fragmentation_words(
+        &self,
+        command: Command,
+        device: &FleetDevice,
+        record: &TaskDevice,
+    ) -> Option<fragmentation::DownlinkCommand> {
+        use fragmentation::{
+            DownlinkCommand, FragDataBlockReceivedAns, FragSessionDeleteReq, FragSessionStatusReq,
+        };
+        let session = self.session_of(record)?;
+        let frag_index = session.record.block.frag_index;
+        Some(match command {
+            Command::ProbeFragmentation => DownlinkCommand::PackageVersionReq,
+            Command::FragSession => self.frag_session_setup(session, device, record),
+            Command::Status => DownlinkCommand::FragSessionStatusReq(FragSessionStatusReq {
+                frag_index,
+                participants: true,
+            }),
+            Command::Acknowledge => {
+                DownlinkCommand::FragDataBlockReceivedAns(FragDataBlockReceivedAns { frag_index })
+            }
+            _ => DownlinkCommand::FragSessionDeleteReq(FragSessionDeleteReq { frag_index }),
+        })
+    }
+
+    /// Before a command that installs something leaves: from now on it may be on the device.
+    fn prepare(&mut self, command: Command, dev_eui: DevEui, around: &mut Surroundings<'_>) {
+        let Some(record) = self.devices.get_mut(&dev_eui) else {
+            return;
+        };
+        let Some(session) = record
+            .session
+            .and_then(|n| self.sessions.get(usize::from(n)))
+        else {
+            return;
+        };
+        let Some(status) = around.fleet.status_mut(dev_eui) else {
+            return;
+        };
+        match command {
+            Command::GroupAndWindow => {
+                record.group_cleanup = CleanupState::Pending;
+                if let Some(slot) = status
+                    .mc_slots
+                    .get_mut(usize::from(session.record.mc_group_id))
+                {
+                    *slot = Some(McSlot {
+                        session: session.record.id.clone(),
+                        group: None,
+                        confirmed: false,
+                        leftover: false,
+                    });
+                }
+            }
+            Command::FragSession => {
+                let index = usize::from(session.record.block.frag_index);
+                // The count is kept for repeats of one set-up; a new set-up gets the next one (TS004-2.0.0 §3.2).
+                if record.frag_cleanup != CleanupState::Pending {
+                    record.frag_cleanup = CleanupState::Pending;
+                    if let Some(next) = status.next_session_cnt.get_mut(index) {
+                        record.session_cnt = *next;
+                        *next = next.saturating_add(1);
+                    }
+                }
+                if let Some(slot) = status.frag_slots.get_mut(index) {
+                    *slot = Some(FragSlot {
+                        task: self.task.id.clone(),
+                        confirmed: false,
+                        leftover: false,
+                    });
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn give_up(
+        &mut self,
+        now: Timestamp,
+        dev_eui: DevEui,
+        command: Command,
+        around: &mut Surroundings<'_>,
+    ) {
+        let evidence = format!(
+            "no answer to {} after {} sends",
+            command.name(),
+            self.task.options.max_attempts
+        );
+        let noted = self.devices.get(&dev_eui).and_then(|d| d.reason);
+        match command {
+            Command::DeleteFragSession | Command::DeleteGroup => {
+                self.leave(dev_eui, command, around)
+            }
+            // The device may have rebooted without a word; its version will tell.
+            Command::Reboot => self.rebooting(now, dev_eui, Duration::ZERO, evidence, around),
+            Command::Acknowledge => self.answered(now, dev_eui),
+            Command::Resync => {
+                self.conclude(
+                    now,
+                    dev_eui,
+                    DeviceState::Failed,
+                    Some(DeviceReason::ClockNotSynced),
+                    evidence,
+                );
+            }
+            // It answered each time, and had no image each time.
+            Command::CheckImage if noted == Some(DeviceReason::ImageRejected) => {
+                let evidence =
+                    "DevUpgradeImageAns: no image, however often it was asked".to_owned();
+                self.conclude(now, dev_eui, DeviceState::Failed, noted, evidence);
+            }
+            _ => self.conclude(
+                now,
+                dev_eui,
+                DeviceState::Silent,
+                Some(DeviceReason::NoAnswer),
+                evidence,
+            ),
+        }
+    }
+}
+
+/// How long a device may be silent before it is taken to be gone: ten of its intervals, and no less than joining again with
+/// back-off takes under loss.
+pub(super) fn silence(device: &FleetDevice) -> Duration {
+    (device.profile.uplink_interval * 10).max(Duration::from_secs(1800))
+}
+
+fn cleanup_command(record: &TaskDevice) -> Option<Command> {
+    if record.frag_cleanup == CleanupState::Pending {
+        Some(Command::DeleteFragSession)
+    } else if record.group_cleanup == CleanupState::Pending {
+        Some(Command::DeleteGroup)
+    } else {
+        None
+    }
+}

@@ -1,0 +1,636 @@
+//! How a task is done: the sans-I/O machine of one task.
+//!
+//! [`Campaign::step`] takes the time, what happened, and what surrounds the task; it returns what to remember and what to
+//! send. It reads no clock, draws no random number and cannot fail: a bad uplink is an input to count, a device that cannot
+//! be served ends in a state with a reason. Everything it needs to go on after a crash is in the records it returns
+//! ([`Campaign::restore`]); what it keeps beside them (who was asked last, which frame is on its way) may be lost.
+//!
+//! One file per part: [`setup`](self) before the window, `distribution` during it, `completion` after it, `conversation` for
+//! the one outstanding command per device, `status` for what a status answer means.
+
+mod answers;
+mod completion;
+mod conversation;
+mod distribution;
+mod keys;
+mod setup;
+mod status;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use crate::erasure::{CodeVersion, Encoder};
+use crate::lorawan::PackageVersion;
+use crate::lorawan::identifiers::{DevEui, GatewayEui};
+use crate::record::{
+    Change, CleanupState, DeviceReason, DeviceState, DistributionSession, Downlink, DownlinkId,
+    Fleet, Image, NetworkRequest, RebootMode, SessionId, SessionPhase, SuccessCriterion, Target,
+    Task, TaskDevice, TaskReason, TaskSnapshot, TaskState, TxReport, Uplink, UplinkRef, Wave,
+};
+use crate::task::{Plan, sizing};
+use crate::time::Timestamp;
+
+use conversation::Talk;
+use distribution::SessionRun;
+
+/// The machine of one task.
+pub struct Campaign {
+    owner: u32,
+    network: AddressSpace,
+    task: Task,
+    image: Image,
+    data: Arc<[u8]>,
+    devices: BTreeMap<DevEui, TaskDevice>,
+    waves: Vec<Wave>,
+    sessions: Vec<SessionRun>,
+    /// Devices without a verdict.
+    open: BTreeSet<DevEui>,
+    /// Devices with something left to delete.
+    uncleaned: BTreeSet<DevEui>,
+    /// When to look after a device without having heard it.
+    due: BTreeSet<(Timestamp, DevEui)>,
+    talks: BTreeMap<DevEui, Talk>,
+    in_flight: BTreeMap<u32, InFlight>,
+    next_number: u32,
+    changed: Changed,
+    requests: Vec<NetworkRequest>,
+}
+
+/// The part of the address space the network's multicast groups are taken from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AddressSpace {
+    /// Leading bits, left-aligned in the 32-bit address.
+    pub prefix: u32,
+    /// How many of them the network owns, 1..=31.
+    pub prefix_bits: u8,
+}
+
+/// What surrounds a task: the fleet, and the gateways that can be sent to.
+pub struct Surroundings<'a> {
+    /// All devices; statuses are changed in place.
+    pub fleet: &'a mut Fleet,
+    /// Gateways heard of lately.
+    pub gateways: &'a BTreeSet<GatewayEui>,
+}
+
+/// Something that happened.
+#[derive(Clone, Debug)]
+pub enum Input<'a> {
+    /// One of the task's devices was heard.
+    Uplink {
+        /// What it sent.
+        uplink: &'a Uplink,
+        /// Its receive windows may carry a downlink of the task.
+        window_free: bool,
+    },
+    /// One of the task's devices joined.
+    Joined(DevEui),
+    /// The fate of a downlink of this campaign.
+    Report(&'a TxReport),
+    /// The operator cancels the task.
+    Cancel,
+}
+
+/// What a step decided.
+#[derive(Clone, Debug, Default)]
+pub struct Step {
+    /// To be committed before anything of `requests` leaves.
+    pub changes: Vec<Change>,
+    /// For the network.
+    pub requests: Vec<NetworkRequest>,
+}
+
+/// Why a campaign wants to be stepped at a certain time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Timer {
+    /// Set-up may begin.
+    PrepareAfter,
+    /// A distribution window opens.
+    WindowOpens,
+    /// The next fragment or poll may be handed over.
+    FragmentDue,
+    /// No more answers to a poll are expected.
+    AnswersOver,
+    /// A device can be spoken to, or has been silent for too long.
+    DeviceDue,
+    /// The task gives up.
+    Deadline,
+    /// Cleanup gives up.
+    CleanupOver,
+}
+
+#[derive(Default)]
+struct Changed {
+    task: bool,
+    devices: BTreeSet<DevEui>,
+    sessions: BTreeSet<u16>,
+    waves: bool,
+}
+
+/// A downlink whose fate is not known yet.
+enum InFlight {
+    /// To one device.
+    Command(DevEui),
+    /// A fragment of a session.
+    Fragment { session: u16, n: u16 },
+    /// A status question to a session's group.
+    Poll { session: u16 },
+}
+
+impl Campaign {
+    /// Begins a task by its plan. The task's `seed` must be set. The first step writes everything.
+    pub fn start(
+        now: Timestamp,
+        owner: u32,
+        network: AddressSpace,
+        mut task: Task,
+        image: (Image, Arc<[u8]>),
+        plan: &Plan,
+        fleet: &Fleet,
+    ) -> Self {
+        task.state = TaskState::Scheduled;
+        task.started_at = Some(now);
+        task.prepare_after = Some(plan.prepare_at);
+        task.deadline = Some(plan.deadline);
+        let mut devices = BTreeMap::new();
+        for planned in &plan.sessions {
+            for dev_eui in &planned.devices {
+                let mut device = TaskDevice::new(task.id.clone(), *dev_eui);
+                device.session = Some(planned.number);
+                device.version_before = fleet
+                    .get(*dev_eui)
+                    .and_then(|d| d.status.version(&image.0.component));
+                device.entered.insert(DeviceState::Pending, now);
+                devices.insert(*dev_eui, device);
+            }
+        }
+        for skipped in &plan.skipped {
+            let mut device = TaskDevice::new(task.id.clone(), skipped.dev_eui);
+            device.state = DeviceState::Skipped;
+            device.reason = Some(skipped.reason);
+            device.evidence = skipped.evidence.clone();
+            device.entered.insert(DeviceState::Skipped, now);
+            devices.insert(skipped.dev_eui, device);
+        }
+        let served = devices
+            .values()
+            .filter(|d| d.state == DeviceState::Pending)
+            .map(|d| d.dev_eui)
+            .collect();
+        let waves = vec![Wave {
+            task: task.id.clone(),
+            number: 0,
+            devices: served,
+            started_at: now,
+            ended_at: None,
+        }];
+        let sessions = plan
+            .sessions
+            .iter()
+            .map(|s| DistributionSession {
+                id: SessionId {
+                    task: task.id.clone(),
+                    number: s.number,
+                },
+                wave: 0,
+                phase: SessionPhase::Preparing,
+                region: s.region,
+                class: s.class,
+                data_rate: s.data_rate,
+                frequency_hz: s.frequency_hz,
+                gateways: s.gateways.clone(),
+                mc_group_id: 0,
+                multicast_version: s.multicast_version,
+                frag_port: s.frag_port,
+                block: s.block,
+                window: s.window,
+                uncoded_sent: 0,
+                coded_sent: 0,
+                coded_target: 0,
+                round: 0,
+                roll_calls: 0,
+            })
+            .collect();
+        let snapshot = TaskSnapshot {
+            task,
+            image,
+            devices: devices.into_values().collect(),
+            waves,
+            sessions,
+        };
+        let mut campaign = Self::restore(owner, network, snapshot);
+        campaign.changed.task = true;
+        campaign.changed.waves = true;
+        campaign.changed.devices = campaign.devices.keys().copied().collect();
+        campaign.changed.sessions = campaign
+            .sessions
+            .iter()
+            .map(|s| s.record.id.number)
+            .collect();
+        campaign
+    }
+
+    /// Takes a task up again from its records. Frames of unknown fate count as sent.
+    pub fn restore(owner: u32, network: AddressSpace, snapshot: TaskSnapshot) -> Self {
+        let TaskSnapshot {
+            task,
+            image: (image, data),
+            devices,
+            waves,
+            sessions,
+        } = snapshot;
+        let devices: BTreeMap<_, _> = devices.into_iter().map(|d| (d.dev_eui, d)).collect();
+        let mut campaign = Self {
+            owner,
+            network,
+            open: devices
+                .values()
+                .filter(|d| !is_done(task.success, d))
+                .map(|d| d.dev_eui)
+                .collect(),
+            uncleaned: devices
+                .values()
+                .filter(|d| is_uncleaned(d))
+                .map(|d| d.dev_eui)
+                .collect(),
+            due: BTreeSet::new(),
+            task,
+            image,
+            data,
+            devices,
+            waves,
+            sessions: Vec::new(),
+            talks: BTreeMap::new(),
+            in_flight: BTreeMap::new(),
+            next_number: 0,
+            changed: Changed::default(),
+            requests: Vec::new(),
+        };
+        for record in sessions {
+            campaign.add_session(record);
+        }
+        campaign.due = campaign
+            .devices
+            .keys()
+            .map(|dev_eui| (Timestamp::default(), *dev_eui))
+            .collect();
+        campaign
+    }
+
+    /// The task as it stands.
+    pub fn task(&self) -> &Task {
+        &self.task
+    }
+
+    /// Whether the device is part of the task and not yet done with it.
+    pub fn concerns(&self, dev_eui: DevEui) -> bool {
+        self.open.contains(&dev_eui) || self.uncleaned.contains(&dev_eui)
+    }
+
+    /// All devices of the task, whatever became of them.
+    pub fn devices(&self) -> impl Iterator<Item = DevEui> {
+        self.devices.keys().copied()
+    }
+
+    /// The task has ended and the campaign can be dropped after its last changes are committed.
+    pub fn is_over(&self) -> bool {
+        self.task.state.is_terminal()
+    }
+
+    /// Takes in what happened by `now` and decides.
+    pub fn step(
+        &mut self,
+        now: Timestamp,
+        inputs: &[Input<'_>],
+        around: &mut Surroundings<'_>,
+    ) -> Step {
+        if self.is_over() {
+            return Step::default();
+        }
+        for input in inputs {
+            match input {
+                Input::Uplink {
+                    uplink,
+                    window_free,
+                } => {
+                    self.hear(now, uplink, around);
+                    if *window_free {
+                        self.speak(now, uplink.dev_eui, Some(uplink.reference()), around);
+                    }
+                }
+                Input::Joined(dev_eui) => self.joined(now, *dev_eui, around),
+                Input::Report(report) => self.reported(now, report),
+                Input::Cancel => self.cancel(now),
+            }
+        }
+        self.advance(now, around);
+        self.take_step()
+    }
+
+    /// When the campaign wants to be stepped without input, and why.
+    pub fn wake(&self) -> Option<(Timestamp, Timer)> {
+        if self.is_over() {
+            return None;
+        }
+        if self.task.state == TaskState::Scheduled {
+            return Some((
+                self.task.prepare_after.unwrap_or_default(),
+                Timer::PrepareAfter,
+            ));
+        }
+        let sessions = self.sessions.iter().filter_map(SessionRun::wake);
+        let devices = self.due.first().map(|(at, _)| (*at, Timer::DeviceDue));
+        let end = if self.open.is_empty() {
+            Some((self.cleanup_ends(), Timer::CleanupOver))
+        } else {
+            self.task.deadline.map(|at| (at, Timer::Deadline))
+        };
+        sessions.chain(devices).chain(end).min()
+    }
+
+    /// Everything that happens because time passed or because the last inputs made it possible.
+    fn advance(&mut self, now: Timestamp, around: &mut Surroundings<'_>) {
+        if self.task.state == TaskState::Scheduled {
+            if self.task.prepare_after.is_some_and(|after| now < after) {
+                return;
+            }
+            self.enter(TaskState::Preparing);
+            for number in 0..self.sessions.len() {
+                self.request_group(number);
+            }
+        }
+        if self.task.deadline.is_some_and(|deadline| now >= deadline) && !self.open.is_empty() {
+            self.give_up_all(now, around);
+        }
+        for number in 0..self.sessions.len() {
+            self.advance_session(now, number, around);
+        }
+        self.see_to_due(now, around);
+        self.settle(now, around);
+    }
+
+    /// Moves the task on when all its sessions, devices or cleanups are through.
+    fn settle(&mut self, now: Timestamp, around: &mut Surroundings<'_>) {
+        let distributing = self
+            .sessions
+            .iter()
+            .any(|s| s.record.phase != SessionPhase::Closed);
+        let begun = self.sessions.iter().any(|s| s.record.round > 0);
+        let state = match self.task.state {
+            TaskState::Preparing | TaskState::Distributing | TaskState::Completing
+                if !distributing =>
+            {
+                TaskState::Completing
+            }
+            TaskState::Preparing | TaskState::Completing if begun => TaskState::Distributing,
+            other => other,
+        };
+        self.enter(state);
+        if !self.open.is_empty() {
+            return;
+        }
+        for number in 0..self.sessions.len() {
+            self.close_session(number);
+        }
+        if now >= self.cleanup_ends() {
+            for dev_eui in std::mem::take(&mut self.uncleaned) {
+                self.leave_rest(dev_eui, around);
+            }
+        }
+        if !self.uncleaned.is_empty() {
+            return;
+        }
+        if let Some(wave) = self.waves.last_mut().filter(|w| w.ended_at.is_none()) {
+            wave.ended_at = Some(now);
+            self.changed.waves = true;
+        }
+        self.task.ended_at = Some(now);
+        if self.task.state == TaskState::Cancelling {
+            self.enter(TaskState::Cancelled);
+        } else {
+            if self
+                .devices
+                .values()
+                .all(|d| d.state == DeviceState::Skipped)
+            {
+                self.task.reason = Some(TaskReason::NoDevices);
+            }
+            self.enter(TaskState::Completed);
+        }
+    }
+
+    fn enter(&mut self, state: TaskState) {
+        if self.task.state != state {
+            self.task.state = state;
+            self.changed.task = true;
+        }
+    }
+
+    fn cancel(&mut self, now: Timestamp) {
+        if self.task.state == TaskState::Cancelling {
+            return;
+        }
+        self.task.reason = Some(TaskReason::Cancelled);
+        self.enter(TaskState::Cancelling);
+        for number in 0..self.sessions.len() {
+            self.close_session(number);
+        }
+        // A device that is rebooting cannot be called back: it is followed to its verdict.
+        let stopped: Vec<DevEui> = self
+            .open
+            .iter()
+            .copied()
+            .filter(|d| self.devices[d].state != DeviceState::Rebooting)
+            .collect();
+        for dev_eui in stopped {
+            self.conclude(
+                now,
+                dev_eui,
+                DeviceState::Cancelled,
+                None,
+                "the task was cancelled".to_owned(),
+            );
+        }
+    }
+
+    fn give_up_all(&mut self, now: Timestamp, around: &Surroundings<'_>) {
+        self.task.reason = Some(TaskReason::DeadlinePassed);
+        self.changed.task = true;
+        for number in 0..self.sessions.len() {
+            self.close_session(number);
+        }
+        for dev_eui in self.open.clone() {
+            let heard = self.heard_since_start(dev_eui, around);
+            let device = &self.devices[&dev_eui];
+            let waits_for_answer = device.state >= DeviceState::ReportedReceived;
+            let evidence = format!(
+                "still {:?} at the deadline, {} attempts",
+                device.state, device.attempts
+            );
+            if heard && !waits_for_answer {
+                self.conclude(
+                    now,
+                    dev_eui,
+                    DeviceState::Failed,
+                    Some(DeviceReason::WindowClosed),
+                    evidence,
+                );
+            } else {
+                self.conclude(
+                    now,
+                    dev_eui,
+                    DeviceState::Silent,
+                    Some(DeviceReason::NoAnswer),
+                    evidence,
+                );
+            }
+        }
+    }
+
+    fn heard_since_start(&self, dev_eui: DevEui, around: &Surroundings<'_>) -> bool {
+        let seen = around.fleet.get(dev_eui).and_then(|d| d.status.last_seen);
+        seen.is_some_and(|seen| Some(seen) >= self.task.started_at)
+    }
+
+    /// Moves a device to a state, ended or not; an end is final.
+    fn conclude(
+        &mut self,
+        now: Timestamp,
+        dev_eui: DevEui,
+        state: DeviceState,
+        reason: Option<DeviceReason>,
+        evidence: String,
+    ) {
+        if !self.open.contains(&dev_eui) {
+            return;
+        }
+        let Some(device) = self.devices.get_mut(&dev_eui) else {
+            return;
+        };
+        device.state = state;
+        device.reason = reason;
+        device.evidence = evidence;
+        device.tries = 0;
+        device.entered.entry(state).or_insert(now);
+        self.talks.remove(&dev_eui);
+        self.changed.devices.insert(dev_eui);
+        self.due.insert((now, dev_eui));
+        if is_done(self.task.success, device) {
+            self.open.remove(&dev_eui);
+            if is_uncleaned(device) {
+                self.uncleaned.insert(dev_eui);
+            }
+        }
+    }
+
+    /// When cleanup is given up: some time after the last verdict.
+    fn cleanup_ends(&self) -> Timestamp {
+        let last = self
+            .devices
+            .values()
+            .flat_map(|d| d.entered.values())
+            .max()
+            .copied();
+        last.unwrap_or_default() + self.task.options.cleanup_within
+    }
+
+    fn add_session(&mut self, record: DistributionSession) {
+        let code = match record.block.version {
+            PackageVersion::V1 => CodeVersion::V1,
+            PackageVersion::V2 => CodeVersion::V2,
+        };
+        // Plan and records come from the same layout function, so that the parameters are good; a session that cannot be
+        // encoded would be a corrupt record, and is closed without a frame.
+        let encoder = Encoder::new(code, &self.data, record.block.frag_size).ok();
+        let budget = sizing::coded_budget(
+            record.block.nb_frag,
+            self.task.options.max_redundancy_percent,
+        );
+        self.sessions.push(SessionRun::new(record, encoder, budget));
+    }
+
+    fn send(
+        &mut self,
+        what: InFlight,
+        target: Target,
+        f_port: u8,
+        payload: Vec<u8>,
+        timing: Timing,
+    ) -> u32 {
+        let number = self.next_number;
+        self.next_number += 1;
+        self.in_flight.insert(number, what);
+        self.requests.push(NetworkRequest::Send(Downlink {
+            id: DownlinkId {
+                owner: self.owner,
+                number,
+            },
+            target,
+            f_port,
+            payload,
+            answers: timing.answers,
+            earliest: timing.earliest,
+            deadline: timing.deadline,
+        }));
+        number
+    }
+
+    /// Turns what changed into writes; every changed record gets its own sequence number.
+    fn take_step(&mut self) -> Step {
+        let changed = std::mem::take(&mut self.changed);
+        let mut changes = Vec::new();
+        for number in changed.sessions {
+            if let Some(session) = self.sessions.get(usize::from(number)) {
+                changes.push(Change::PutDistributionSession(session.record.clone()));
+            }
+        }
+        if changed.waves {
+            changes.extend(self.waves.iter().cloned().map(Change::PutWave));
+        }
+        let task_changed = changed.task || !changed.devices.is_empty();
+        for dev_eui in changed.devices {
+            if let Some(device) = self.devices.get_mut(&dev_eui) {
+                self.task.sequence += 1;
+                device.sequence = self.task.sequence;
+                changes.push(Change::PutTaskDevice(device.clone()));
+            }
+        }
+        // The task goes last: whoever sees its sequence finds every device up to it.
+        if task_changed {
+            self.task.sequence += 1;
+            changes.push(Change::PutTask(self.task.clone()));
+        }
+        Step {
+            changes,
+            requests: std::mem::take(&mut self.requests),
+        }
+    }
+}
+
+/// When a downlink may leave.
+struct Timing {
+    answers: Option<UplinkRef>,
+    earliest: Timestamp,
+    deadline: Timestamp,
+}
+
+/// The device needs nothing more to meet the criterion, or has failed.
+fn is_done(success: SuccessCriterion, device: &TaskDevice) -> bool {
+    let reached = match success {
+        SuccessCriterion::ReportedReceived => DeviceState::ReportedReceived,
+        SuccessCriterion::Verified => DeviceState::Verified,
+        SuccessCriterion::Running => DeviceState::Running,
+    };
+    device.state.is_failure() || device.state >= reached
+}
+
+fn is_uncleaned(device: &TaskDevice) -> bool {
+    device.frag_cleanup == CleanupState::Pending || device.group_cleanup == CleanupState::Pending
+}
+
+fn reboots(task: &Task) -> Option<std::time::Duration> {
+    match (task.success, task.reboot) {
+        (SuccessCriterion::Running, RebootMode::Countdown { after }) => Some(after),
+        _ => None,
+    }
+}

@@ -1,0 +1,125 @@
+//! The settings of a task on the command line.
+
+use clap::Args;
+
+use crate::cli::moment::{When, now, when_parser};
+use crate::cli::names::{enum_parser, parse_hex};
+use crate::cli::output::Failure;
+use crate::cli::settings::{Mask, TagArgs};
+use crate::proto::v1;
+
+/// Settings of a task.
+#[derive(Args)]
+pub(super) struct TaskSettings {
+    /// A name for people
+    #[arg(long)]
+    name: Option<String>,
+
+    /// What counts as success of a device [default: RUNNING]
+    #[arg(long, value_parser = enum_parser::<v1::SuccessCriterion>())]
+    criterion: Option<v1::SuccessCriterion>,
+
+    /// When devices reboot [default: WHEN_READY if the criterion is RUNNING, else NONE]
+    #[arg(long, value_parser = enum_parser::<v1::RebootMode>())]
+    reboot: Option<v1::RebootMode>,
+
+    /// When they reboot, with --reboot AT_TIME
+    #[arg(long, value_name = "TIME", value_parser = when_parser(), help_heading = TIMES)]
+    reboot_time: Option<When>,
+
+    /// Set-up may begin [default: with the start]
+    #[arg(long, value_name = "TIME", value_parser = when_parser(), help_heading = TIMES)]
+    prepare_after: Option<When>,
+
+    /// The first distribution window opens [default: as early as every device can be set up]
+    #[arg(long, value_name = "TIME", value_parser = when_parser(), help_heading = TIMES)]
+    window_start: Option<When>,
+
+    /// What is open then ends [default: 7 days after the window opens]
+    #[arg(long, value_name = "TIME", value_parser = when_parser(), help_heading = TIMES)]
+    deadline: Option<When>,
+
+    /// Clean-up of devices ends [default: 24 hours after the deadline]
+    #[arg(long, value_name = "TIME", value_parser = when_parser(), help_heading = TIMES)]
+    cleanup_deadline: Option<When>,
+
+    /// Most coded fragments in percent of the uncoded ones, 0 to 1000 [default: 100]
+    #[arg(long, value_name = "PERCENT", help_heading = RADIO)]
+    max_redundancy_percent: Option<u32>,
+
+    /// Class of the sessions for devices added one by one: B or C [default: C]
+    #[arg(long, value_parser = enum_parser::<v1::DeviceClass>(), hide_possible_values = true, help_heading = RADIO)]
+    class: Option<v1::DeviceClass>,
+
+    /// Data rate of all sessions [default: that of the group, or the planner chooses]
+    #[arg(long, value_name = "DR", help_heading = RADIO)]
+    data_rate: Option<u32>,
+
+    /// Frequency of all sessions in Hz [default: that of the group, or the planner chooses]
+    #[arg(long, value_name = "HZ", help_heading = RADIO)]
+    frequency: Option<u32>,
+
+    /// FragSize in bytes, 1 to 239 [default: the planner chooses]
+    #[arg(long, value_name = "BYTES", help_heading = RADIO)]
+    frag_size: Option<u32>,
+
+    /// Descriptor of FragSessionSetupReq, 4 bytes in hex as they go on air [default: 00000000]
+    #[arg(long, value_name = "HEX", help_heading = RADIO)]
+    frag_descriptor: Option<String>,
+
+    #[command(flatten)]
+    tags: TagArgs,
+}
+
+const TIMES: &str = "Times (RFC 3339, or +30m from now)";
+const RADIO: &str = "Radio";
+
+impl TaskSettings {
+    /// Writes what was given into a task.
+    ///
+    /// # Errors
+    /// The descriptor is not hex.
+    pub(super) fn apply(self, task: &mut v1::FuotaTask, mask: &mut Mask) -> Result<(), Failure> {
+        let now = now();
+        let at = |when: Option<When>| when.map(|when| when.resolve(&now));
+        let descriptor = self.frag_descriptor.as_deref().map(parse_hex).transpose();
+        let descriptor =
+            descriptor.map_err(|problem| Failure::Usage(format!("--frag-descriptor {problem}")))?;
+        mask.put("display_name", &mut task.display_name, self.name);
+        mask.put(
+            "success_criterion",
+            &mut task.success_criterion,
+            self.criterion,
+        );
+        mask.put("reboot_mode", &mut task.reboot_mode, self.reboot);
+        mask.put("reboot_time", &mut task.reboot_time, at(self.reboot_time));
+        mask.put(
+            "prepare_after",
+            &mut task.prepare_after,
+            at(self.prepare_after),
+        );
+        mask.put(
+            "window_start",
+            &mut task.window_start,
+            at(self.window_start),
+        );
+        mask.put("deadline", &mut task.deadline, at(self.deadline));
+        mask.put(
+            "cleanup_deadline",
+            &mut task.cleanup_deadline,
+            at(self.cleanup_deadline),
+        );
+        mask.put(
+            "max_redundancy_percent",
+            &mut task.max_redundancy_percent,
+            self.max_redundancy_percent,
+        );
+        mask.put("device_class", &mut task.device_class, self.class);
+        mask.put("data_rate", &mut task.data_rate, self.data_rate);
+        mask.put("frequency_hz", &mut task.frequency_hz, self.frequency);
+        mask.put("frag_size", &mut task.frag_size, self.frag_size);
+        mask.put("frag_descriptor", &mut task.frag_descriptor, descriptor);
+        self.tags.apply(mask, &mut task.tags);
+        Ok(())
+    }
+}

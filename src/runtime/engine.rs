@@ -1,0 +1,530 @@
+//! The deterministic sum of network, fleet, dialogue and campaigns: one step in, changes and transmissions out.
+//!
+//! No clock, no socket, no store: the production loop and the simulator's virtual-time world drive this same code.
+//! Recovery has one path: drop the engine, [`Engine::restore`] it from a snapshot.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::campaign::{AddressSpace, Campaign, Input, Step, Surroundings};
+use crate::dialogue::Dialogue;
+use crate::lorawan::identifiers::{DevEui, GatewayEui};
+use crate::network::{DeviceLink, Network, NetworkCommand, NetworkEvent};
+use crate::record::{
+    Change, DeviceProfile, FCntReset, Fleet, FleetDevice, GatewaySettings, Heard, Image, Link,
+    MulticastGroup, NetworkRequest, Snapshot, Task, TaskId, TxReport, Uplink,
+};
+use crate::task::{PlanRequest, plan};
+use crate::time::Timestamp;
+
+use super::command::{Command, CommandError, NewDevice, Notice};
+
+/// A gateway not heard for longer is not counted on.
+const GATEWAY_LIVENESS: Duration = Duration::from_secs(60);
+/// Gateways remembered per device.
+const MAX_LINKS: usize = 8;
+
+/// Everything that decides, for one network.
+pub struct Engine<N: Network> {
+    network: N,
+    addresses: AddressSpace,
+    fleet: Fleet,
+    gateways: BTreeMap<GatewayEui, KnownGateway>,
+    dialogue: Dialogue,
+    campaigns: BTreeMap<u32, Campaign>,
+    busy: BTreeMap<DevEui, u32>,
+    next_owner: u32,
+}
+
+struct KnownGateway {
+    settings: GatewaySettings,
+    seen: Option<Timestamp>,
+}
+
+/// What one step decided.
+pub struct EngineStep<Out> {
+    /// To be committed before anything of `outbound` leaves.
+    pub changes: Vec<Change>,
+    /// For the transport.
+    pub outbound: Vec<Out>,
+    /// One answer per command, in their order.
+    pub replies: Vec<Result<(), CommandError>>,
+    /// For clients that wait, after the commit.
+    pub notices: Vec<Notice>,
+}
+
+impl<N: Network> Engine<N> {
+    /// Puts everything back as it was committed. `network` was restored from the same snapshot.
+    pub fn restore(network: N, addresses: AddressSpace, snapshot: Snapshot) -> Self {
+        let mut engine = Self {
+            network,
+            addresses,
+            fleet: Fleet::default(),
+            gateways: BTreeMap::new(),
+            dialogue: Dialogue::default(),
+            campaigns: BTreeMap::new(),
+            busy: BTreeMap::new(),
+            next_owner: Dialogue::OWNER + 1,
+        };
+        for profile in snapshot.profiles {
+            engine.fleet.put_profile(profile);
+        }
+        let mut keys: BTreeMap<_, _> = snapshot.keys.into_iter().map(|k| (k.dev_eui, k)).collect();
+        for device in snapshot.devices {
+            if let Some(keys) = keys.remove(&device.settings.dev_eui) {
+                engine.fleet.restore_device(device, keys);
+            }
+        }
+        for device in engine.fleet.iter() {
+            let link = device_link(device);
+            engine.network.apply(&NetworkCommand::PutDevice {
+                dev_eui: device.settings.dev_eui,
+                link,
+            });
+        }
+        for gateway in snapshot.gateways {
+            let seen = gateway.status.last_seen;
+            engine.gateways.insert(
+                gateway.settings.eui,
+                KnownGateway {
+                    settings: gateway.settings,
+                    seen,
+                },
+            );
+        }
+        for task in snapshot.tasks {
+            let owner = engine.new_owner();
+            let campaign = Campaign::restore(owner, addresses, task);
+            engine.add_campaign(owner, campaign);
+        }
+        engine
+    }
+
+    /// Takes in what was received, what clients ask and what became due by `now`.
+    pub fn step(
+        &mut self,
+        now: Timestamp,
+        inbound: Vec<N::Inbound>,
+        commands: Vec<Command>,
+    ) -> EngineStep<N::Outbound> {
+        let mut turn = Turn::default();
+        let replies = commands
+            .into_iter()
+            .map(|command| self.carry_out(now, command, &mut turn))
+            .collect();
+        for event in self.network.listen(now, inbound) {
+            match event {
+                NetworkEvent::Heard(Heard::Uplink(uplink)) => self.heard(now, uplink, &mut turn),
+                NetworkEvent::Heard(Heard::Joined { dev_eui, .. }) => {
+                    if let Some(owner) = self.busy.get(&dev_eui).copied() {
+                        self.step_campaign(now, owner, &[Input::Joined(dev_eui)], &mut turn);
+                    }
+                }
+                NetworkEvent::Report(report) => self.reported(now, &report, &mut turn),
+                NetworkEvent::GatewaySeen(eui) => {
+                    if let Some(gateway) = self.gateways.get_mut(&eui) {
+                        gateway.seen = Some(now);
+                    }
+                }
+            }
+        }
+        // Campaigns whose time has come; the others were stepped with their inputs.
+        let due: Vec<u32> = self
+            .campaigns
+            .iter()
+            .filter(|(_, c)| c.wake().is_some_and(|(at, _)| at <= now))
+            .map(|(owner, _)| *owner)
+            .collect();
+        for owner in due {
+            self.step_campaign(now, owner, &[], &mut turn);
+        }
+        let sending = self.network.send(now, std::mem::take(&mut turn.requests));
+        // What commands create comes before what was heard of it: stores want parents first.
+        let mut changes = turn.changes;
+        changes.extend(self.fleet.take_changes());
+        changes.extend(sending.changes);
+        EngineStep {
+            changes,
+            outbound: sending.outbound,
+            replies,
+            notices: turn.notices,
+        }
+    }
+
+    /// The next moment something becomes due without input.
+    pub fn wake(&self) -> Option<Timestamp> {
+        let campaigns = self
+            .campaigns
+            .values()
+            .filter_map(|c| c.wake().map(|(at, _)| at));
+        campaigns.chain(self.network.wake()).min()
+    }
+
+    /// The gateways of the network.
+    pub fn gateways(&self) -> BTreeSet<GatewayEui> {
+        self.gateways.keys().copied().collect()
+    }
+
+    /// The network, for its counters.
+    pub fn network(&self) -> &N {
+        &self.network
+    }
+
+    /// The network, to be changed from outside by tests and simulations.
+    pub fn network_mut(&mut self) -> &mut N {
+        &mut self.network
+    }
+
+    /// The fleet, to be changed from outside by tests and simulations.
+    pub fn fleet_mut(&mut self) -> &mut Fleet {
+        &mut self.fleet
+    }
+
+    fn heard(&mut self, now: Timestamp, uplink: Uplink, turn: &mut Turn) {
+        let Some(status) = self.fleet.status_mut(uplink.dev_eui) else {
+            return;
+        };
+        status.last_seen = Some(uplink.received_at);
+        for reception in &uplink.receptions {
+            let link = Link {
+                rssi_dbm: reception.rssi_dbm,
+                snr_db: reception.snr_db,
+                at: uplink.received_at,
+            };
+            status.links.insert(reception.gateway, link);
+        }
+        while status.links.len() > MAX_LINKS {
+            let oldest = status
+                .links
+                .iter()
+                .min_by_key(|(_, link)| link.at)
+                .map(|(eui, _)| *eui);
+            let Some(oldest) = oldest else { break };
+            status.links.remove(&oldest);
+        }
+        let owner = self.busy.get(&uplink.dev_eui).copied();
+        let answer = self
+            .dialogue
+            .hear(now, &uplink, owner.is_some(), &mut self.fleet);
+        let window_free = answer.is_none();
+        turn.requests.extend(answer.map(NetworkRequest::Send));
+        if let Some(owner) = owner {
+            self.step_campaign(
+                now,
+                owner,
+                &[Input::Uplink {
+                    uplink: &uplink,
+                    window_free,
+                }],
+                turn,
+            );
+        }
+        if self.is_application(&uplink) {
+            turn.notices.push(Notice::Uplink(Arc::new(uplink)));
+        }
+    }
+
+    /// Nothing of ours listens on the port.
+    fn is_application(&self, uplink: &Uplink) -> bool {
+        let (Some(f_port), Some(device)) = (uplink.f_port, self.fleet.get(uplink.dev_eui)) else {
+            return false;
+        };
+        let packages = &device.profile.packages;
+        let ours = [
+            packages.clock_sync,
+            packages.multicast_setup,
+            packages.fragmentation,
+            packages.firmware_management,
+        ];
+        f_port != 0
+            && !ours
+                .iter()
+                .flatten()
+                .any(|package| package.f_port == f_port)
+    }
+
+    fn reported(&mut self, now: Timestamp, report: &TxReport, turn: &mut Turn) {
+        if report.id.owner != Dialogue::OWNER {
+            self.step_campaign(now, report.id.owner, &[Input::Report(report)], turn);
+        }
+    }
+
+    fn step_campaign(&mut self, now: Timestamp, owner: u32, inputs: &[Input<'_>], turn: &mut Turn) {
+        let alive = |g: &&KnownGateway| {
+            g.seen
+                .is_some_and(|seen| now.since(seen) <= GATEWAY_LIVENESS)
+        };
+        let gateways: BTreeSet<GatewayEui> = self
+            .gateways
+            .values()
+            .filter(alive)
+            .map(|g| g.settings.eui)
+            .collect();
+        let Some(campaign) = self.campaigns.get_mut(&owner) else {
+            return;
+        };
+        let mut around = Surroundings {
+            fleet: &mut self.fleet,
+            gateways: &gateways,
+        };
+        let Step { changes, requests } = campaign.step(now, inputs, &mut around);
+        if !changes.is_empty() {
+            let (task, sequence) = (campaign.task().id.clone(), campaign.task().sequence);
+            turn.notices.push(Notice::Task { task, sequence });
+        }
+        turn.changes.extend(changes);
+        turn.requests.extend(requests);
+        self.release_devices(owner);
+    }
+
+    /// Lets go of devices a campaign is done with, and of the campaign when it is over.
+    fn release_devices(&mut self, owner: u32) {
+        let Some(campaign) = self.campaigns.get(&owner) else {
+            return;
+        };
+        if campaign.is_over() {
+            self.campaigns.remove(&owner);
+            self.busy.retain(|_, by| *by != owner);
+        }
+    }
+
+    fn new_owner(&mut self) -> u32 {
+        let owner = self.next_owner;
+        self.next_owner = self.next_owner.wrapping_add(1).max(Dialogue::OWNER + 1);
+        owner
+    }
+
+    fn add_campaign(&mut self, owner: u32, campaign: Campaign) {
+        let devices: Vec<DevEui> = campaign
+            .devices()
+            .filter(|d| campaign.concerns(*d))
+            .collect();
+        for dev_eui in devices {
+            self.busy.insert(dev_eui, owner);
+        }
+        self.campaigns.insert(owner, campaign);
+    }
+
+    fn carry_out(
+        &mut self,
+        now: Timestamp,
+        command: Command,
+        turn: &mut Turn,
+    ) -> Result<(), CommandError> {
+        match command {
+            Command::PutDeviceProfile(profile) => {
+                self.fleet.put_profile(profile.clone());
+                self.announce_links(&profile);
+                turn.changes.push(Change::PutDeviceProfile(profile));
+                Ok(())
+            }
+            Command::DeleteDeviceProfile(tenant, id) => {
+                let used =
+                    |d: &FleetDevice| d.settings.tenant == tenant && d.settings.profile == id;
+                if self.fleet.iter().any(used) {
+                    return Err(CommandError::Conflict("devices use the profile".to_owned()));
+                }
+                self.fleet.remove_profile(&tenant, &id);
+                turn.changes.push(Change::DeleteDeviceProfile(tenant, id));
+                Ok(())
+            }
+            Command::PutDevices(devices) => self.put_devices(devices, turn),
+            Command::DeleteDevice(dev_eui) => {
+                if self.fleet.get(dev_eui).is_none() {
+                    return Err(CommandError::NotFound(format!("device {dev_eui}")));
+                }
+                self.refuse_busy(dev_eui)?;
+                self.fleet.remove_device(dev_eui);
+                self.network.apply(&NetworkCommand::DeleteDevice(dev_eui));
+                turn.changes.push(Change::DeleteDevice(dev_eui));
+                Ok(())
+            }
+            Command::PutGateway(settings) => {
+                let seen = self.gateways.get(&settings.eui).and_then(|g| g.seen);
+                self.gateways.insert(
+                    settings.eui,
+                    KnownGateway {
+                        settings: settings.clone(),
+                        seen,
+                    },
+                );
+                self.network
+                    .apply(&NetworkCommand::PutGateway(settings.clone()));
+                turn.changes.push(Change::PutGatewaySettings(settings));
+                Ok(())
+            }
+            Command::DeleteGateway(eui) => {
+                if self.gateways.remove(&eui).is_none() {
+                    return Err(CommandError::NotFound(format!("gateway {eui}")));
+                }
+                self.network.apply(&NetworkCommand::DeleteGateway(eui));
+                turn.changes.push(Change::DeleteGateway(eui));
+                Ok(())
+            }
+            Command::StartTask {
+                task,
+                image,
+                devices,
+                groups,
+            } => self.start_task(now, *task, image, devices, &groups, turn),
+            Command::CancelTask(id) => {
+                let owner = self
+                    .campaigns
+                    .iter()
+                    .find(|(_, c)| c.task().id == id)
+                    .map(|(owner, _)| *owner);
+                let owner =
+                    owner.ok_or_else(|| CommandError::NotFound(format!("active task {id}")))?;
+                self.step_campaign(now, owner, &[Input::Cancel], turn);
+                Ok(())
+            }
+        }
+    }
+
+    fn put_devices(
+        &mut self,
+        devices: Vec<NewDevice>,
+        turn: &mut Turn,
+    ) -> Result<(), CommandError> {
+        for device in &devices {
+            let settings = &device.settings;
+            if self
+                .fleet
+                .profile(&settings.tenant, &settings.profile)
+                .is_none()
+            {
+                return Err(CommandError::NotFound(format!(
+                    "device profile {}",
+                    settings.profile
+                )));
+            }
+            match self.fleet.get(settings.dev_eui) {
+                Some(known) if known.settings.tenant != settings.tenant => {
+                    return Err(CommandError::Conflict(format!(
+                        "device {} exists",
+                        settings.dev_eui
+                    )));
+                }
+                Some(known) if known.settings.profile != settings.profile => {
+                    self.refuse_busy(settings.dev_eui)?
+                }
+                None if device.keys.is_none() => {
+                    return Err(CommandError::NotFound(format!(
+                        "device {}",
+                        settings.dev_eui
+                    )));
+                }
+                _ => {}
+            }
+        }
+        for NewDevice {
+            settings,
+            keys,
+            join,
+            session,
+        } in devices
+        {
+            let dev_eui = settings.dev_eui;
+            self.fleet.put_device(settings.clone(), keys.clone());
+            if let Some(device) = self.fleet.get(dev_eui) {
+                let link = device_link(device);
+                self.network
+                    .apply(&NetworkCommand::PutDevice { dev_eui, link });
+            }
+            turn.changes.push(Change::PutDeviceSettings(settings));
+            turn.changes.extend(keys.map(Change::PutDeviceKeys));
+            if let Some(join) = join {
+                self.network
+                    .apply(&NetworkCommand::PutJoinState(dev_eui, join.clone()));
+                turn.changes.push(Change::PutJoinState(dev_eui, join));
+            }
+            if let Some(session) = session {
+                self.network
+                    .apply(&NetworkCommand::PutSession(dev_eui, session.clone()));
+                turn.changes.push(Change::PutSession(dev_eui, session));
+            }
+        }
+        Ok(())
+    }
+
+    fn start_task(
+        &mut self,
+        now: Timestamp,
+        task: Task,
+        image: (Image, Arc<[u8]>),
+        mut devices: Vec<DevEui>,
+        groups: &[MulticastGroup],
+        turn: &mut Turn,
+    ) -> Result<(), CommandError> {
+        devices.extend(groups.iter().flat_map(|g| g.devices.iter().copied()));
+        devices.sort_unstable();
+        devices.dedup();
+        let mut members = Vec::new();
+        for dev_eui in devices {
+            self.refuse_busy(dev_eui)?;
+            let device = self
+                .fleet
+                .get(dev_eui)
+                .filter(|d| d.settings.tenant == task.tenant);
+            members
+                .push(device.ok_or_else(|| CommandError::NotFound(format!("device {dev_eui}")))?);
+        }
+        let gateways: Vec<GatewaySettings> =
+            self.gateways.values().map(|g| g.settings.clone()).collect();
+        let request = PlanRequest {
+            now,
+            task: &task,
+            image: &image.0,
+            devices: members,
+            groups,
+            gateways: &gateways,
+        };
+        let plan = plan(&request).map_err(CommandError::Plan)?;
+        let owner = self.new_owner();
+        let campaign = Campaign::start(now, owner, self.addresses, task, image, &plan, &self.fleet);
+        self.add_campaign(owner, campaign);
+        self.step_campaign(now, owner, &[], turn);
+        Ok(())
+    }
+
+    fn refuse_busy(&self, dev_eui: DevEui) -> Result<(), CommandError> {
+        let task: Option<&TaskId> = self
+            .busy
+            .get(&dev_eui)
+            .and_then(|owner| self.campaigns.get(owner))
+            .map(|c| &c.task().id);
+        match task {
+            Some(task) => Err(CommandError::Conflict(format!(
+                "device {dev_eui} is in the active task {task}"
+            ))),
+            None => Ok(()),
+        }
+    }
+
+    fn announce_links(&mut self, profile: &DeviceProfile) {
+        for device in self.fleet.iter() {
+            if device.settings.tenant == profile.tenant && device.settings.profile == profile.id {
+                let (dev_eui, link) = (device.settings.dev_eui, device_link(device));
+                self.network
+                    .apply(&NetworkCommand::PutDevice { dev_eui, link });
+            }
+        }
+    }
+}
+
+/// What piles up during a step.
+#[derive(Default)]
+struct Turn {
+    changes: Vec<Change>,
+    requests: Vec<NetworkRequest>,
+    notices: Vec<Notice>,
+}
+
+fn device_link(device: &FleetDevice) -> DeviceLink {
+    DeviceLink {
+        region: device.profile.region,
+        always_class_c: device.profile.always_class_c,
+        f_cnt_reset_allowed: device.profile.after_reboot.f_cnt_reset == FCntReset::AllowAfterReboot,
+    }
+}
