@@ -12,7 +12,7 @@ use crate::time::Timestamp;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::device_profiles::key_derivation;
+use super::device_profile_records::key_derivation;
 use super::errors::ApiError;
 use super::fields::{Fields, show_length, show_moment, tenant};
 use super::gateways::decimal;
@@ -244,7 +244,7 @@ fn read_session(
     let (region_hz, region_dr) = region.rx2();
     let rx2_dr = fields.number(
         "abp.receive_parameters.rx2_data_rate",
-        receive.rx2_data_rate.unwrap_or(region_dr.into()),
+        receive.rx2_data_rate.unwrap_or_else(|| region_dr.into()),
         0..=15,
     );
     let rx2_hz = fields.frequency(

@@ -272,7 +272,7 @@ fn read(
         },
         target_version: metadata
             .target_version
-            .or(version.map(firmware::ImageVersion::to_ts006))
+            .or_else(|| version.map(firmware::ImageVersion::to_ts006))
             .unwrap_or(0),
         version_text: if metadata.version.is_empty() {
             written.unwrap_or_default()

@@ -46,15 +46,6 @@ impl Mask {
         self.paths.iter().any(|named| named == path)
     }
 
-    /// Whether anything but `allowed` is to be changed.
-    pub(super) fn beyond(&self, allowed: &[&str]) -> bool {
-        self.all
-            || self
-                .paths
-                .iter()
-                .any(|path| !allowed.contains(&path.as_str()))
-    }
-
     /// Takes `new` into `field` if `path` is to be changed.
     pub(super) fn take<T>(&self, path: &str, field: &mut T, new: T) {
         if self.has(path) {

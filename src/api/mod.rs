@@ -8,9 +8,11 @@
 //! One file per service; beside them the files that turn records into messages and back, named by what they turn.
 
 mod access;
+mod device_profile_records;
 mod device_profiles;
 mod device_records;
 mod devices;
+mod drafts;
 mod errors;
 mod fields;
 mod filter;
@@ -24,6 +26,8 @@ mod network;
 mod page;
 mod plan;
 mod regions;
+mod task_part_records;
+mod task_parts;
 mod task_records;
 mod tasks;
 mod watch;

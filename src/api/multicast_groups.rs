@@ -16,7 +16,7 @@ use super::filter::Kind;
 use super::idempotency::first_or_return;
 use super::mask::Mask;
 use super::page::PageRequest;
-use super::tasks::is_device_reason;
+use super::task_parts::is_device_reason;
 use super::{Api, answer, carry_out, names, regions};
 
 const FILTER: [(&str, Kind); 3] = [

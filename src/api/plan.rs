@@ -13,7 +13,7 @@ use crate::time::Timestamp;
 
 use super::errors::{ApiError, Blocker};
 use super::fields::{show_length, show_moment, tenant};
-use super::{Api, names, regions, task_records};
+use super::{Api, names, regions, task_part_records};
 
 /// Skipped devices an answer lists.
 const MOST_SKIPPED: usize = 1000;
@@ -256,7 +256,7 @@ fn show_skipped(mut skipped: Vec<SkippedDevice>) -> Vec<v1::SkippedDevice> {
         .take(MOST_SKIPPED)
         .map(|device| v1::SkippedDevice {
             device: names::name("devices", device.dev_eui),
-            reason: task_records::show_device_reason(device.reason).into(),
+            reason: task_part_records::show_device_reason(device.reason).into(),
             message: device.evidence,
         })
         .collect()
@@ -312,7 +312,7 @@ pub(super) fn blocking_problems(error: &PlanError) -> Vec<Blocker> {
     }];
     if let PlanError::NoDevices(skipped) = error {
         blockers.extend(skipped.iter().map(|device| {
-            let reason = task_records::show_device_reason(device.reason);
+            let reason = task_part_records::show_device_reason(device.reason);
             Blocker {
                 kind: regions::word_of(reason.as_str_name(), "DEVICE_REASON_"),
                 subject: names::name("devices", device.dev_eui),

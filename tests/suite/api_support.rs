@@ -12,12 +12,12 @@ use lorawan_fuota::proto::v1;
 use lorawan_fuota::record::{Change, Task, TaskDevice, TaskId, TaskState, TenantId, Wave};
 use lorawan_fuota::runtime::command::CommandRequest;
 use lorawan_fuota::runtime::{Command, CommandError, Handle, Notice};
-use lorawan_fuota::store::MemoryStore;
-use lorawan_fuota::store::{Catalog, Store};
+use lorawan_fuota::store::{Catalog, MemoryStore, Store};
 use lorawan_fuota::task::PlanError;
 use lorawan_fuota::time::Timestamp;
 use tokio::io::DuplexStream;
 use tokio::sync::{broadcast, mpsc};
+use tokio_stream::StreamExt;
 use tonic::codegen::Service;
 use tonic::codegen::http::Uri;
 use tonic::transport::{Channel, Endpoint};
@@ -54,7 +54,9 @@ impl Server {
     pub(crate) async fn start_with(options: ServerOptions) -> Self {
         let (api, store, notices, now) = api();
         let (client, server) = tokio::io::duplex(1 << 16);
-        let incoming = tokio_stream::once(Ok::<_, io::Error>(server));
+        // The server stops when no more connections can come.
+        let incoming =
+            tokio_stream::once(Ok::<_, io::Error>(server)).chain(tokio_stream::pending());
         tokio::spawn(async move {
             api.serve_with_incoming(incoming, options, std::future::pending())
                 .await

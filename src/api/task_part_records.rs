@@ -1,0 +1,244 @@
+//! Devices, waves and sessions of a task: record -> proto.
+
+use crate::lorawan::identifiers::DevEui;
+use crate::proto::v1;
+use crate::record::{
+    CleanupState, DeviceReason, DeviceState, DistributionSession, SessionPhase, StateCounts, Task,
+    TaskDevice, TaskId, Wave,
+};
+use crate::time::Timestamp;
+
+use super::fields::show_moment;
+use super::task_records::{device_sequence, show_counts, verdict};
+use super::{names, regions};
+
+pub(super) fn show_device_state(state: DeviceState) -> v1::TaskDeviceState {
+    match state {
+        DeviceState::Pending => v1::TaskDeviceState::Pending,
+        DeviceState::Preparing => v1::TaskDeviceState::Preparing,
+        DeviceState::Ready => v1::TaskDeviceState::Ready,
+        DeviceState::Receiving => v1::TaskDeviceState::Receiving,
+        DeviceState::ReportedReceived => v1::TaskDeviceState::ReportedReceived,
+        DeviceState::Verified => v1::TaskDeviceState::Verified,
+        DeviceState::Rebooting => v1::TaskDeviceState::Rebooting,
+        DeviceState::Running => v1::TaskDeviceState::Running,
+        DeviceState::Skipped => v1::TaskDeviceState::Skipped,
+        DeviceState::Failed => v1::TaskDeviceState::Failed,
+        DeviceState::Silent => v1::TaskDeviceState::Silent,
+        DeviceState::RolledBack => v1::TaskDeviceState::RolledBack,
+        DeviceState::Removed => v1::TaskDeviceState::Removed,
+        DeviceState::Cancelled => v1::TaskDeviceState::Cancelled,
+    }
+}
+
+pub(super) fn show_device_reason(reason: DeviceReason) -> v1::DeviceReason {
+    match reason {
+        DeviceReason::WrongDescriptor => v1::DeviceReason::WrongDescriptor,
+        DeviceReason::FragIndexUnsupported => v1::DeviceReason::FragIndexUnsupported,
+        DeviceReason::NotEnoughMemory => v1::DeviceReason::NotEnoughMemory,
+        DeviceReason::FragAlgoUnsupported => v1::DeviceReason::FragAlgoUnsupported,
+        DeviceReason::SessionCntReplay => v1::DeviceReason::SessionCntReplay,
+        DeviceReason::MemoryError => v1::DeviceReason::MemoryError,
+        DeviceReason::MicError => v1::DeviceReason::MicError,
+        DeviceReason::SessionLost => v1::DeviceReason::FragSessionUnknown,
+        DeviceReason::McGroupIdError => v1::DeviceReason::McGroupIdError,
+        DeviceReason::DrError => v1::DeviceReason::DrError,
+        DeviceReason::FreqError => v1::DeviceReason::FreqError,
+        DeviceReason::McGroupUndefined => v1::DeviceReason::McGroupUndefined,
+        DeviceReason::StartMissed => v1::DeviceReason::StartMissed,
+        DeviceReason::NoAnswer => v1::DeviceReason::NoAnswer,
+        DeviceReason::PackageNotSupported => v1::DeviceReason::PackageNotSupported,
+        DeviceReason::VersionMismatch => v1::DeviceReason::VersionMismatch,
+        DeviceReason::ClockNotSynced => v1::DeviceReason::ClockNotSynced,
+        DeviceReason::NoGateway => v1::DeviceReason::NoGateway,
+        DeviceReason::ImageRejected => v1::DeviceReason::ImageRejected,
+        DeviceReason::WrongVersion => v1::DeviceReason::WrongVersion,
+        DeviceReason::BudgetSpent => v1::DeviceReason::BudgetSpent,
+        DeviceReason::WindowClosed => v1::DeviceReason::WindowClosed,
+        DeviceReason::Conflict => v1::DeviceReason::Conflict,
+        DeviceReason::AlreadyCurrent => v1::DeviceReason::AlreadyUpToDate,
+        DeviceReason::DecoderLimit => v1::DeviceReason::DecoderLimit,
+    }
+}
+
+/// Of the two things a task may leave on a device, the one that is farther from gone.
+fn show_cleanup(device: &TaskDevice) -> v1::CleanupState {
+    let both = [device.frag_cleanup, device.group_cleanup];
+    if both.contains(&CleanupState::Left) {
+        v1::CleanupState::Left
+    } else if both.contains(&CleanupState::Pending) {
+        v1::CleanupState::Pending
+    } else if both.contains(&CleanupState::Confirmed) {
+        v1::CleanupState::Confirmed
+    } else {
+        v1::CleanupState::NotNeeded
+    }
+}
+
+/// What the messages of a task's devices say of the task.
+pub(super) struct TaskContext {
+    pub(super) task: Task,
+    pub(super) waves: Vec<Wave>,
+    pub(super) sessions: Vec<DistributionSession>,
+}
+
+impl TaskContext {
+    fn wave_of(&self, device: &TaskDevice) -> Option<u16> {
+        let session = self.session_of(device).map(|session| session.wave);
+        session.or(match self.waves.as_slice() {
+            [one] => Some(one.number),
+            _ => None,
+        })
+    }
+
+    fn session_of(&self, device: &TaskDevice) -> Option<&DistributionSession> {
+        let number = device.session?;
+        self.sessions
+            .iter()
+            .find(|session| session.id.number == number)
+    }
+
+    /// A device as the API shows it; `version` is what it reported since the start.
+    pub(super) fn show(&self, device: &TaskDevice, version: Option<u32>) -> v1::TaskDevice {
+        let mut entered: Vec<(Timestamp, DeviceState)> = device
+            .entered
+            .iter()
+            .map(|(state, at)| (*at, *state))
+            .collect();
+        entered.sort_unstable();
+        let id = &device.task;
+        v1::TaskDevice {
+            name: device_name(id, device.dev_eui),
+            device: names::name("devices", device.dev_eui),
+            // Which group brought it is not kept yet.
+            multicast_group: String::new(),
+            state: show_device_state(device.state).into(),
+            reason: device
+                .reason
+                .map_or(v1::DeviceReason::Unspecified, show_device_reason)
+                .into(),
+            evidence: device.evidence.clone(),
+            verdict: verdict(device.state, self.task.success).into(),
+            fragments_received: device.fragments.map(|report| report.received.into()),
+            fragments_missing: device.fragments.map(|report| report.deficit.into()),
+            nb_frag: self
+                .session_of(device)
+                .map_or(0, |session| session.block.nb_frag.into()),
+            attempts: device.attempts,
+            wave: self
+                .wave_of(device)
+                .map_or(String::new(), |wave| wave_name(id, wave)),
+            session: device
+                .session
+                .map_or(String::new(), |number| session_name(id, number)),
+            cleanup_state: show_cleanup(device).into(),
+            version_before: device.version_before,
+            version_reported: version,
+            state_entries: entered
+                .into_iter()
+                .map(|(at, state)| v1::TaskDeviceStateEntry {
+                    state: show_device_state(state).into(),
+                    enter_time: Some(show_moment(at)),
+                })
+                .collect(),
+            sequence: device_sequence(device.sequence),
+            // Not kept yet.
+            update_time: None,
+        }
+    }
+
+    /// A wave as the API shows it.
+    pub(super) fn show_wave(&self, wave: &Wave, counts: &StateCounts) -> v1::Wave {
+        v1::Wave {
+            name: wave_name(&wave.task, wave.number),
+            state: if wave.ended_at.is_some() {
+                v1::WaveState::Ended
+            } else {
+                v1::WaveState::Running
+            }
+            .into(),
+            device_counts: Some(show_counts(counts, self.task.success)),
+            sessions: self
+                .sessions
+                .iter()
+                .filter(|session| session.wave == wave.number)
+                .map(|session| session_name(&wave.task, session.id.number))
+                .collect(),
+            start_time: Some(show_moment(wave.started_at)),
+            end_time: wave.ended_at.map(show_moment),
+        }
+    }
+}
+
+/// A distribution session as the API shows it, with its number of devices and of those that have the image.
+pub(super) fn show_session(
+    session: &DistributionSession,
+    (devices, received): (u32, u32),
+) -> v1::DistributionSession {
+    let block = &session.block;
+    let uncoded_done = session.uncoded_sent >= block.nb_frag || session.coded_sent > 0;
+    v1::DistributionSession {
+        name: session_name(&session.id.task, session.id.number),
+        wave: wave_name(&session.id.task, session.wave),
+        state: match session.phase {
+            SessionPhase::Preparing => v1::DistributionSessionState::Preparing,
+            SessionPhase::Sending if !uncoded_done => v1::DistributionSessionState::Uncoded,
+            SessionPhase::Sending | SessionPhase::Polling { .. } => {
+                v1::DistributionSessionState::Coded
+            }
+            SessionPhase::Closed => v1::DistributionSessionState::Ended,
+        }
+        .into(),
+        // Not kept yet.
+        state_reason: v1::DistributionSessionReason::Unspecified.into(),
+        region: regions::show(session.region).into(),
+        device_class: regions::show_class(session.class).into(),
+        data_rate: session.data_rate.into(),
+        frequency_hz: session.frequency_hz,
+        fragmentation_version: block.version.number().into(),
+        frag_index: block.frag_index.into(),
+        nb_frag: block.nb_frag.into(),
+        frag_size: block.frag_size.into(),
+        padding_bytes: block.padding.into(),
+        window_start: Some(show_moment(session.window.start)),
+        window_end: Some(show_moment(session.window.end())),
+        device_count: devices,
+        received_count: received,
+        uncoded_fragments_sent: session.uncoded_sent.into(),
+        coded_fragments_sent: session.coded_sent.into(),
+        // Neither the history of rounds nor air time by gateway is kept yet.
+        rounds: Vec::new(),
+        gateways: session
+            .gateways
+            .iter()
+            .map(|gateway| v1::GatewayAirtime {
+                gateway: names::name("gateways", gateway),
+                airtime_us: 0,
+            })
+            .collect(),
+    }
+}
+
+/// Whether a device in this state has the whole image.
+pub(super) fn has_image(state: DeviceState) -> bool {
+    matches!(
+        state,
+        DeviceState::ReportedReceived
+            | DeviceState::Verified
+            | DeviceState::Rebooting
+            | DeviceState::Running
+            | DeviceState::RolledBack
+    )
+}
+
+fn device_name(task: &TaskId, dev_eui: DevEui) -> String {
+    format!("tasks/{task}/devices/{dev_eui}")
+}
+
+fn wave_name(task: &TaskId, number: u16) -> String {
+    format!("tasks/{task}/waves/{}", u32::from(number) + 1)
+}
+
+fn session_name(task: &TaskId, number: u16) -> String {
+    format!("tasks/{task}/sessions/{}", u32::from(number) + 1)
+}
