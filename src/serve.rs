@@ -1,7 +1,7 @@
 //! `fuota serve`: where the parts are put together. Nothing is decided here.
 //!
-//! Two threads of work: the one writer (`drive`: gateways, campaigns, store) on a thread of its own, because its futures need
-//! not be `Send`, and the gRPC API on the others. SIGINT and SIGTERM end both; so does the end of either.
+//! Two threads of work: the one writer (`drive`: gateways, campaigns, store) on a thread of its own, because its
+//! futures need not be `Send`, and the gRPC API on the others. SIGINT and SIGTERM end both; so does the end of either.
 
 use std::io::IsTerminal;
 use std::net::SocketAddr;
@@ -24,7 +24,8 @@ use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tracing::{info, warn};
 
-/// Bits of an address that name the network: the prefix of NetIDs of type 0, and one bit that tells groups from devices.
+/// Bits of an address that name the network: the prefix of NetIDs of type 0, and one bit that tells groups from
+/// devices.
 const NET_ID_BITS: u8 = 7;
 
 /// Runs the server until it is told to stop.

@@ -1,8 +1,8 @@
-//! Instants: [`Timestamp`] on the Unix scale (which every record and machine uses) and [`GpsTime`] on the GPS scale (which the
-//! air interface uses), and the leap seconds between them.
+//! Instants: [`Timestamp`] on the Unix scale (which every record and machine uses) and [`GpsTime`] on the GPS scale
+//! (which the air interface uses), and the leap seconds between them.
 //!
-//! Nothing here reads a clock: time is always an argument. The leap table ends with the step of 2017-01-01, the last one
-//! announced; an instant after that counts as 18 s apart.
+//! Nothing here reads a clock: time is always an argument. The leap table ends with the step of 2017-01-01, the last
+//! one announced; an instant after that counts as 18 s apart.
 //!
 //! Source: TS003-2.0.0 and TS005-2.0.0 (times on the wire are GPS seconds modulo 2^32); IERS Bulletin C (leap seconds).
 
@@ -39,8 +39,8 @@ const LEAP_STEPS_UNIX_SECONDS: [i64; 18] = [
     1_483_228_800, // 2017-01-01
 ];
 
-/// An instant in microseconds since the Unix epoch, without leap seconds (POSIX time). Arithmetic saturates at the ends of the
-/// range, some 292 000 years away. Serialized as that integer.
+/// An instant in microseconds since the Unix epoch, without leap seconds (POSIX time). Arithmetic saturates at the ends
+/// of the range, some 292 000 years away. Serialized as that integer.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
 )]
@@ -85,8 +85,8 @@ impl Timestamp {
         self.0.saturating_sub(other.0)
     }
 
-    /// The same instant on the GPS scale; negative before 1980-01-06. A leap second takes effect at 00:00:00 UTC of the day
-    /// after it.
+    /// The same instant on the GPS scale; negative before 1980-01-06. A leap second takes effect at 00:00:00 UTC of the
+    /// day after it.
     pub fn to_gps(self) -> GpsTime {
         let leap_seconds = (0..)
             .zip(LEAP_STEPS_UNIX_SECONDS)
@@ -97,8 +97,8 @@ impl Timestamp {
         GpsTime(self.0.saturating_add(gps_minus_unix_micros(leap_seconds)))
     }
 
-    /// The first instant not before `self` that is a whole GPS second. The scales differ by whole seconds, so it is a whole
-    /// Unix second too. At the very end of the range, the end of the range.
+    /// The first instant not before `self` that is a whole GPS second. The scales differ by whole seconds, so it is a
+    /// whole Unix second too. At the very end of the range, the end of the range.
     pub const fn ceil_gps_second(self) -> Self {
         match self.0.rem_euclid(MICROS_PER_SECOND) {
             0 => self,
@@ -131,8 +131,8 @@ impl Sub<Duration> for Timestamp {
     }
 }
 
-/// RFC 3339 in UTC with milliseconds, rounded down: `2024-05-17T16:53:02.000Z`. Outside the years 0 to 9999, which RFC 3339
-/// does not cover, the year is written with its sign.
+/// RFC 3339 in UTC with milliseconds, rounded down: `2024-05-17T16:53:02.000Z`. Outside the years 0 to 9999, which RFC
+/// 3339 does not cover, the year is written with its sign.
 impl fmt::Display for Timestamp {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let seconds = self.as_unix_seconds();
@@ -156,7 +156,8 @@ impl fmt::Display for Timestamp {
     }
 }
 
-/// An instant in microseconds since the GPS epoch, 1980-01-06T00:00:00Z, leap seconds included. Serialized as that integer.
+/// An instant in microseconds since the GPS epoch, 1980-01-06T00:00:00Z, leap seconds included. Serialized as that
+/// integer.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
 )]
@@ -197,8 +198,8 @@ impl GpsTime {
         Self::from_seconds(near.seconds().saturating_add(i64::from(distance)))
     }
 
-    /// The same instant on the Unix scale. Unix time has no name for the inside of a leap second (23:59:60), which becomes the
-    /// midnight that ends it, so order is kept.
+    /// The same instant on the Unix scale. Unix time has no name for the inside of a leap second (23:59:60), which
+    /// becomes the midnight that ends it, so order is kept.
     pub fn to_unix(self) -> Timestamp {
         for (leap_seconds, step) in (0..).zip(LEAP_STEPS_UNIX_SECONDS) {
             let step = Timestamp::from_unix_seconds(step);
@@ -225,8 +226,8 @@ fn micros(duration: Duration) -> i64 {
 
 /// Year, month (1 to 12) and day (1 to 31) of the proleptic Gregorian calendar, from days since 1970-01-01.
 fn civil_date(days_since_epoch: i64) -> (i64, i64, i64) {
-    // Years are counted from 1 March, so that a leap day is the last day of its year, in cycles of 400 years that all have the
-    // same number of days. 0000-03-01 lies 719 468 days before the Unix epoch.
+    // Years are counted from 1 March, so that a leap day is the last day of its year, in cycles of 400 years that all
+    // have the same number of days. 0000-03-01 lies 719 468 days before the Unix epoch.
     const DAYS_PER_CYCLE: i64 = 146_097;
     let days = days_since_epoch + 719_468;
     let cycle = days.div_euclid(DAYS_PER_CYCLE);

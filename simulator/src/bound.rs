@@ -1,8 +1,8 @@
-//! The least frames a multicast transfer can take: the expected number until the last of `n` devices is done, when the sender
-//! knows at every moment who still needs something.
+//! The least frames a multicast transfer can take: the expected number until the last of `n` devices is done, when the
+//! sender knows at every moment who still needs something.
 //!
-//! Systematic TS004 code, independent loss: a device that lost `L` uncoded fragments needs `L + K` coded ones, and is done
-//! after `T` frames with probability `F(T)`; the expected maximum over `n` devices is the sum of `1 - F(T)^n`.
+//! Systematic TS004 code, independent loss: a device that lost `L` uncoded fragments needs `L + K` coded ones, and is
+//! done after `T` frames with probability `F(T)`; the expected maximum over `n` devices is the sum of `1 - F(T)^n`.
 
 use crate::random::Random;
 
@@ -15,7 +15,8 @@ const MAX_EXTRA: usize = 40;
 /// Matrices tried per size.
 const TRIALS: u32 = 4000;
 
-/// Expected frames until `devices` devices have a block of `nb_frag` fragments, each losing the share `loss` of all frames.
+/// Expected frames until `devices` devices have a block of `nb_frag` fragments, each losing the share `loss` of all
+/// frames.
 pub fn expected_frames(nb_frag: u32, loss: f64, devices: u32) -> f64 {
     if loss <= 0.0 || devices == 0 {
         return f64::from(nb_frag);

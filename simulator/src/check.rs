@@ -1,7 +1,7 @@
 //! One task in a random world, checked: what `fuota-sim check` and the test suite run by the hundred.
 //!
-//! A seed decides everything: fleet, versions, loss, faults. A run passes when no property was broken, the task and every
-//! device ended, and every device was updated, or had a reason where a fifth of all frames and more is lost.
+//! A seed decides everything: fleet, versions, loss, faults. A run passes when no property was broken, the task and
+//! every device ended, and every device was updated, or had a reason where a fifth of all frames and more is lost.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

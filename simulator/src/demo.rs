@@ -1,7 +1,7 @@
 //! README's first command: a server, gateways and end-devices, and a signed image that all of them run at the end.
 //!
-//! Nothing here is special: the server is the `fuota` binary as a child process, the operator speaks gRPC, the gateways speak
-//! UDP. Kill the server as often as you like; the demo starts it again and the task goes on.
+//! Nothing here is special: the server is the `fuota` binary as a child process, the operator speaks gRPC, the gateways
+//! speak UDP. Kill the server as often as you like; the demo starts it again and the task goes on.
 
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,5 @@
-//! A fleet to try a server with: the same devices and gateways as the simulator runs them and as an operator enters them.
+//! A fleet to try a server with: the same devices and gateways as the simulator runs them and as an operator enters
+//! them.
 //!
 //! Everything follows from a seed: EUIs, keys, link quality, the signing key of the image.
 

@@ -1,8 +1,8 @@
 //! A simulated gateway: the transmit queue of a Semtech packet forwarder, one radio, one microsecond counter.
 //!
-//! PURE. Follows the just-in-time queue of the forwarder for the SX1302: 32 entries, 42.5 ms between frames, frames taken
-//! up to 512 s ahead. While it sends it hears nothing. Beacons and GPS are not simulated. The rules of the region are
-//! watched, not enforced: a real gateway sends what it is told.
+//! PURE. Follows the just-in-time queue of the forwarder for the SX1302: 32 entries, 42.5 ms between frames, frames
+//! taken up to 512 s ahead. While it sends it hears nothing. Beacons and GPS are not simulated. The rules of the region
+//! are watched, not enforced: a real gateway sends what it is told.
 
 use std::collections::VecDeque;
 use std::ops::RangeInclusive;

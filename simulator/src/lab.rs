@@ -1,7 +1,7 @@
 //! A lab: end-devices, gateways and the air between them, stepped in virtual time.
 //!
-//! PURE. What happens is a function of the members, their seeds and the requests; how late it is asked for does not matter,
-//! since every event is worked off at its own time. Devices do not hear each other, nor gateways.
+//! PURE. What happens is a function of the members, their seeds and the requests; how late it is asked for does not
+//! matter, since every event is worked off at its own time. Devices do not hear each other, nor gateways.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;

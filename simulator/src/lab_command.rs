@@ -1,4 +1,5 @@
-//! `fuota-sim lab`: gateways and end-devices that speak to a server somebody else runs, for QA and for clients' own tests.
+//! `fuota-sim lab`: gateways and end-devices that speak to a server somebody else runs, for QA and for clients' own
+//! tests.
 //!
 //! The first line on standard output describes the lab as one JSON object, so that a client can enter it in the server;
 //! field names are those of the API. The lab runs until it is killed.

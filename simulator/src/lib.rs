@@ -2,8 +2,8 @@
 //!
 //! `device`, `gateway` and `channel` are PURE and written from the specifications, never from the server's code. `lab`
 //! steps them in virtual time; `world` adds the production server in the same virtual time, with faults and checks;
-//! `realtime` runs a lab against the wall clock and real sockets. `fleet` describes what to run, `operator` and `server`
-//! do over gRPC and processes what a user would.
+//! `realtime` runs a lab against the wall clock and real sockets. `fleet` describes what to run, `operator` and
+//! `server` do over gRPC and processes what a user would.
 
 pub mod bound;
 pub mod channel;

@@ -1,7 +1,7 @@
 //! What an operator does over gRPC: enter gateways, devices and an image, create and start a task, watch it to its end.
 //!
-//! It uses the public API only, as any client would, and survives restarts of the server: calls are repeated with the same
-//! `request_id`, and a broken watch is resumed after the last sequence that was seen.
+//! It uses the public API only, as any client would, and survives restarts of the server: calls are repeated with the
+//! same `request_id`, and a broken watch is resumed after the last sequence that was seen.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

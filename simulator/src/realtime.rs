@@ -1,7 +1,7 @@
 //! A lab in real time: virtual time follows the wall clock, gateways talk UDP to a server.
 //!
-//! The only file of the simulator that reads a clock. A late step changes nothing in the lab but what comes from outside:
-//! its events keep their own times.
+//! The only file of the simulator that reads a clock. A late step changes nothing in the lab but what comes from
+//! outside: its events keep their own times.
 
 use std::future::Future;
 use std::io;

@@ -1,7 +1,7 @@
 //! The gateway's side of the UDP protocol of the Semtech packet forwarder, version 2: datagrams made and read.
 //!
-//! Written from PROTOCOL.TXT of `Lora-net/packet_forwarder`, apart from the server's codec, so that each tests the other.
-//! PURE.
+//! Written from PROTOCOL.TXT of `Lora-net/packet_forwarder`, apart from the server's codec, so that each tests the
+//! other. PURE.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;

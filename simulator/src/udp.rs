@@ -1,7 +1,7 @@
 //! The sockets of simulated gateways: one UDP socket each, towards one server.
 //!
-//! Carries datagrams, nothing else: keeps the way open, and passes on what the server asks for. A server that is down is
-//! no error: datagrams get lost, as on any network. Reads no clock.
+//! Carries datagrams, nothing else: keeps the way open, and passes on what the server asks for. A server that is down
+//! is no error: datagrams get lost, as on any network. Reads no clock.
 
 use std::collections::BTreeMap;
 use std::io;

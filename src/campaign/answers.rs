@@ -1,7 +1,7 @@
 //! What the task's devices say: each command of an uplink goes to the part of the campaign it answers.
 //!
-//! Commands before an unreadable one count; the unreadable rest is counted and nothing more. An answer is matched by what it
-//! names (FragIndex, McGroupID), never by what was asked last.
+//! Commands before an unreadable one count; the unreadable rest is counted and nothing more. An answer is matched by
+//! what it names (FragIndex, McGroupID), never by what was asked last.
 
 use crate::lorawan::identifiers::DevEui;
 use crate::lorawan::{

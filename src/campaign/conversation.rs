@@ -1,8 +1,9 @@
 //! The conversation with one device: one command outstanding at a time, repeats counted per opportunity.
 //!
-//! A command leaves as the answer to an uplink, or at any time to a device that listens continuously. A command the network
-//! refused was never on air and does not count. After [`MAX_ATTEMPTS`](crate::record::TaskOptions::max_attempts) sends without
-//! an answer the device is given up for that command, with its history as evidence.
+//! A command leaves as the answer to an uplink, or at any time to a device that listens continuously. A command the
+//! network refused was never on air and does not count. After
+//! [`MAX_ATTEMPTS`](crate::record::TaskOptions::max_attempts) sends without an answer the device is given up for that
+//! command, with its history as evidence.
 
 use std::time::Duration;
 
@@ -38,8 +39,8 @@ pub(super) struct Talk {
 pub(super) enum Command {
     /// `PackageVersionReq` of TS004.
     ProbeFragmentation,
-    /// `McGroupSetupReq` and `McClassCSessionReq` in one frame, with `PackageVersionReq` as long as the version of TS005 is
-    /// unknown: these commands are the same in all versions, so that nothing can be misread.
+    /// `McGroupSetupReq` and `McClassCSessionReq` in one frame, with `PackageVersionReq` as long as the version of
+    /// TS005 is unknown: these commands are the same in all versions, so that nothing can be misread.
     GroupAndWindow,
     /// `McClassCSessionReq`.
     Window,
@@ -134,8 +135,8 @@ impl Campaign {
         }
     }
 
-    /// Sees to the devices whose time has come: speaks to those that listen continuously, and stops waiting for those that
-    /// have to be heard to go on and were not.
+    /// Sees to the devices whose time has come: speaks to those that listen continuously, and stops waiting for those
+    /// that have to be heard to go on and were not.
     pub(super) fn see_to_due(&mut self, now: Timestamp, around: &mut Surroundings<'_>) {
         while let Some((at, dev_eui)) = self.due.first().copied().filter(|(at, _)| *at <= now) {
             self.due.remove(&(at, dev_eui));
@@ -542,8 +543,8 @@ impl Campaign {
     }
 }
 
-/// How long a device may be silent before it is taken to be gone: ten of its intervals, and no less than joining again with
-/// back-off takes under loss.
+/// How long a device may be silent before it is taken to be gone: ten of its intervals, and no less than joining again
+/// with back-off takes under loss.
 pub(super) fn silence(device: &FleetDevice) -> Duration {
     (device.profile.uplink_interval * 10).max(Duration::from_secs(1800))
 }

@@ -1,12 +1,12 @@
 //! During the window: uncoded fragments, then coded ones, in rounds sized by what devices say they still need.
 //!
-//! At most one frame of a session waits for its report, so that the next fragment is chosen knowing whether the last one left:
-//! an uncoded fragment no gateway sent is repeated before any later one goes out (devices drop late uncoded fragments), a
-//! coded one is replaced by the next coded one. The network decides when a frame is on air; a slow report is the back
-//! pressure that paces the session.
+//! At most one frame of a session waits for its report, so that the next fragment is chosen knowing whether the last
+//! one left: an uncoded fragment no gateway sent is repeated before any later one goes out (devices drop late uncoded
+//! fragments), a coded one is replaced by the next coded one. The network decides when a frame is on air; a slow report
+//! is the back pressure that paces the session.
 //!
-//! Cost function of a round: every coded fragment costs its air, every poll costs the wait for its answers. A round sends
-//! what the worst device needs in the mean plus [`ROUND_DEVIATIONS`] standard deviations.
+//! Cost function of a round: every coded fragment costs its air, every poll costs the wait for its answers. A round
+//! sends what the worst device needs in the mean plus [`ROUND_DEVIATIONS`] standard deviations.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -37,8 +37,8 @@ const REFUSED_PAUSE: Duration = Duration::from_millis(500);
 const ROLL_CALLS: u8 = 2;
 /// Frames one group may send: the counter must not reach 16 bits.
 const MAX_GROUP_FRAMES: u32 = 65_000;
-/// Up to so many devices all are asked at once: a poll of those with gaps would save few answers and leave the silent ones
-/// unknown, which costs another poll.
+/// Up to so many devices all are asked at once: a poll of those with gaps would save few answers and leave the silent
+/// ones unknown, which costs another poll.
 const ROLL_CALL_GROUP: usize = 50;
 /// Up to so many devices are asked one by one after a repair round.
 const STRAGGLERS: usize = 16;
@@ -353,8 +353,8 @@ impl Campaign {
         self.changed.sessions.insert(id.number);
     }
 
-    /// Who is asked after a round: large groups for their gaps, small ones all at once, and a few stragglers whose uplinks
-    /// come sooner than answers to a poll would, one by one.
+    /// Who is asked after a round: large groups for their gaps, small ones all at once, and a few stragglers whose
+    /// uplinks come sooner than answers to a poll would, one by one.
     fn next_poll(&self, number: usize, around: &Surroundings<'_>) -> PollKind {
         let devices = self.receiving(number);
         let Some(session) = self.sessions.get(number) else {
@@ -753,8 +753,8 @@ impl Campaign {
         self.request_group(number);
     }
 
-    /// Loss the median device of a session is expected to have, permille: as it was in earlier tasks, else as the set-up
-    /// just showed. A command and its answer are two frames, each lost alike.
+    /// Loss the median device of a session is expected to have, permille: as it was in earlier tasks, else as the
+    /// set-up just showed. A command and its answer are two frames, each lost alike.
     fn expected_loss(&self, ready: &[DevEui], fleet: &Fleet) -> u16 {
         let mut known: Vec<u16> = ready
             .iter()
@@ -777,7 +777,8 @@ impl Campaign {
         sizing::loss_of_exchanges(sends, answers, links.min().unwrap_or(0) > 1)
     }
 
-    /// Devices that are not ready when fragments begin: those never heard have ended, the others get a session of their own.
+    /// Devices that are not ready when fragments begin: those never heard have ended, the others get a session of their
+    /// own.
     fn move_late(
         &mut self,
         now: Timestamp,

@@ -1,7 +1,7 @@
 //! Keys and addresses of a task's multicast groups, diversified from the task's secret seed.
 //!
-//! The seed is 128 random bits made at the start of the task. Every session gets its own `McKey` and `McAddr`, so that no
-//! key is used with two counters (TS005-2.0.0 §4.1 allows derivation where the result is unpredictable and unique).
+//! The seed is 128 random bits made at the start of the task. Every session gets its own `McKey` and `McAddr`, so that
+//! no key is used with two counters (TS005-2.0.0 §4.1 allows derivation where the result is unpredictable and unique).
 
 use crate::lorawan::identifiers::{DevAddr, McAddr};
 use crate::lorawan::keys::{Key128, aes128_cmac};

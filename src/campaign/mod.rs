@@ -1,12 +1,13 @@
 //! How a task is done: the sans-I/O machine of one task.
 //!
-//! [`Campaign::step`] takes the time, what happened, and what surrounds the task; it returns what to remember and what to
-//! send. It reads no clock, draws no random number and cannot fail: a bad uplink is an input to count, a device that cannot
-//! be served ends in a state with a reason. Everything it needs to go on after a crash is in the records it returns
-//! ([`Campaign::restore`]); what it keeps beside them (who was asked last, which frame is on its way) may be lost.
+//! [`Campaign::step`] takes the time, what happened, and what surrounds the task; it returns what to remember and what
+//! to send. It reads no clock, draws no random number and cannot fail: a bad uplink is an input to count, a device that
+//! cannot be served ends in a state with a reason. Everything it needs to go on after a crash is in the records it
+//! returns ([`Campaign::restore`]); what it keeps beside them (who was asked last, which frame is on its way) may be
+//! lost.
 //!
-//! One file per part: [`setup`](self) before the window, `distribution` during it, `completion` after it, `conversation` for
-//! the one outstanding command per device, `status` for what a status answer means.
+//! One file per part: [`setup`](self) before the window, `distribution` during it, `completion` after it,
+//! `conversation` for the one outstanding command per device, `status` for what a status answer means.
 
 mod answers;
 mod completion;
@@ -539,8 +540,8 @@ impl Campaign {
             PackageVersion::V1 => CodeVersion::V1,
             PackageVersion::V2 => CodeVersion::V2,
         };
-        // Plan and records come from the same layout function, so that the parameters are good; a session that cannot be
-        // encoded would be a corrupt record, and is closed without a frame.
+        // Plan and records come from the same layout function, so that the parameters are good; a session that cannot
+        // be encoded would be a corrupt record, and is closed without a frame.
         let encoder = Encoder::new(code, &self.data, record.block.frag_size).ok();
         let budget = sizing::coded_budget(
             record.block.nb_frag,

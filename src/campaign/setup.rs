@@ -1,7 +1,7 @@
 //! Before the window: capability probes, multicast group and session, fragmentation session, clock check.
 //!
-//! TS005 §4 and TS004 §3. What a device has to be asked is a function of its record and of the session's; nothing here keeps
-//! time apart from the window's start.
+//! TS005 §4 and TS004 §3. What a device has to be asked is a function of its record and of the session's; nothing here
+//! keeps time apart from the window's start.
 
 use std::time::Duration;
 

@@ -1,7 +1,7 @@
 //! What a `FragSessionStatusAns` means, by the stack that sent it (TS004-1.0.0 §3.3, TS004-2.0.0 §3.3).
 //!
-//! The two numbers of the answer are not what the specification says on every stack. Everything the campaign decides about
-//! progress goes through [`interpret`]; nothing else looks at the raw numbers.
+//! The two numbers of the answer are not what the specification says on every stack. Everything the campaign decides
+//! about progress goes through [`interpret`]; nothing else looks at the raw numbers.
 
 use crate::lorawan::PackageVersion;
 use crate::record::StatusInterpretation;
@@ -30,8 +30,8 @@ pub(crate) enum Progress {
     Needs(u16),
 }
 
-/// Dense random rows need about 1.6 receptions more than unknowns; a decoder that already holds `NbFrag` fragments and is
-/// not done is short of one or two.
+/// Dense random rows need about 1.6 receptions more than unknowns; a decoder that already holds `NbFrag` fragments and
+/// is not done is short of one or two.
 const USUAL_EXTRA: u16 = 2;
 /// Receptions beyond `NbFrag` after which a stack that cannot say so is taken to be done: 99.6 % (dense rows).
 const AMPLE_EXTRA: u16 = 8;
@@ -102,8 +102,8 @@ pub(crate) fn interpret(stack: StatusInterpretation, answer: Answer) -> Progress
     }
 }
 
-/// For stacks whose `MissingFrag` keeps the number lost in the uncoded pass: what the coded fragments sent since have not
-/// yet made good, if they were lost at the same rate.
+/// For stacks whose `MissingFrag` keeps the number lost in the uncoded pass: what the coded fragments sent since have
+/// not yet made good, if they were lost at the same rate.
 fn lost_at_first_less_coded(lost: u16, nb_frag: u16, coded_sent: u16) -> u16 {
     let kept =
         u32::from(nb_frag.saturating_sub(lost)) * u32::from(coded_sent) / u32::from(nb_frag.max(1));

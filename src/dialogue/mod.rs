@@ -1,6 +1,7 @@
 //! What is answered outside any task: time requests (TS003), late or stray answers, and leftovers of ended tasks.
 //!
-//! PURE. Devices that a campaign is busy with are served here only for time; everything else they say is the campaign's.
+//! PURE. Devices that a campaign is busy with are served here only for time; everything else they say is the
+//! campaign's.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -15,8 +16,8 @@ use crate::time::Timestamp;
 /// Component whose version TS006 reports.
 pub const MAIN_COMPONENT: &str = "main";
 
-/// Times leftovers of one device are asked to be deleted in one run of the server. A device that does not answer has other
-/// things to do; it is asked again after a restart or when a task sets it up anew.
+/// Times leftovers of one device are asked to be deleted in one run of the server. A device that does not answer has
+/// other things to do; it is asked again after a restart or when a task sets it up anew.
 const CLEANUP_TRIES: u8 = 8;
 /// A downlink that did not leave with its uplink's receive windows is stale.
 const LIFETIME: Duration = Duration::from_secs(20);
@@ -84,8 +85,8 @@ impl Dialogue {
     }
 }
 
-/// `AppTimeAns` for an `AppTimeReq` (TS003-2.0.0 §3.2): the correction at gateway reception, where the device wants one or its
-/// clock is off.
+/// `AppTimeAns` for an `AppTimeReq` (TS003-2.0.0 §3.2): the correction at gateway reception, where the device wants one
+/// or its clock is off.
 fn time_answer(uplink: &Uplink, device: &FleetDevice) -> Option<(u8, Vec<u8>)> {
     use clock_sync::{AppTimeAns, DownlinkCommand, UplinkCommand};
     let package = device

@@ -1,8 +1,8 @@
 //! Time on air of LoRa and FSK frames, in exact integer arithmetic, and the data rates it depends on.
 //!
 //! It knows nothing of regions, duty cycles or gateways. Explicit header, sync word and coding rate are those LoRaWAN
-//! prescribes (RP002-1.0.4 §4.1.1); the formula is the one of the SX126x data sheet §6.1.4, which differs from the older
-//! SX127x one for SF5 and SF6 only. At 2.4 GHz the long-interleaved 4/8 code is counted as plain 4/8.
+//! prescribes (RP002-1.0.4 §4.1.1); the formula is the one of the SX126x data sheet §6.1.4, which differs from the
+//! older SX127x one for SF5 and SF6 only. At 2.4 GHz the long-interleaved 4/8 code is counted as plain 4/8.
 //!
 //! A length is that of the `PHYPayload` in bytes, so [`MAC_OVERHEAD`] is part of it.
 

@@ -1,10 +1,11 @@
 //! Class B timing: beacon periods, ping slots and the hopping of both over channels.
 //!
-//! Beacons start at GPS times that are multiples of 128 s. The time between the reserved span after a beacon and the guard
-//! before the next is cut into 4096 slots of 30 ms; an address listens in some of them, differently in each beacon period.
-//! Which slot to use when several addresses compete, data rates and frequencies are decided elsewhere.
+//! Beacons start at GPS times that are multiples of 128 s. The time between the reserved span after a beacon and the
+//! guard before the next is cut into 4096 slots of 30 ms; an address listens in some of them, differently in each
+//! beacon period. Which slot to use when several addresses compete, data rates and frequencies are decided elsewhere.
 //!
-//! Source: TS001-1.0.4 §11 (slot timing and randomization) and its beacon chapter; TS005-2.0.0 §4.6 (`McClassBSessionReq`).
+//! Source: TS001-1.0.4 §11 (slot timing and randomization) and its beacon chapter; TS005-2.0.0 §4.6
+//! (`McClassBSessionReq`).
 
 use std::num::NonZeroU8;
 use std::time::Duration;
@@ -98,8 +99,8 @@ pub const fn ceil_beacon_start(at: GpsTime) -> GpsTime {
     }
 }
 
-/// `PingOffset`: the first slot of `address` in the beacon period that `at` lies in, below `PingPeriod`. For a multicast group
-/// the address is its `McAddr`.
+/// `PingOffset`: the first slot of `address` in the beacon period that `at` lies in, below `PingPeriod`. For a
+/// multicast group the address is its `McAddr`.
 pub fn ping_offset(at: GpsTime, address: DevAddr, periodicity: PingSlotPeriodicity) -> u16 {
     let mut block = [0; 16];
     block[..4].copy_from_slice(&beacon_start(at).wire_seconds().to_le_bytes());
@@ -108,8 +109,8 @@ pub fn ping_offset(at: GpsTime, address: DevAddr, periodicity: PingSlotPeriodici
     u16::from_le_bytes([low, high]) % periodicity.ping_period()
 }
 
-/// Start of ping slot number `slot` (0 to 4095) of the beacon period that `at` lies in. A larger number counts on at the same
-/// pace, into the guard and beyond.
+/// Start of ping slot number `slot` (0 to 4095) of the beacon period that `at` lies in. A larger number counts on at
+/// the same pace, into the guard and beyond.
 pub fn ping_slot_start(at: GpsTime, slot: u16) -> GpsTime {
     GpsTime::from_micros(
         beacon_start(at)
@@ -118,8 +119,8 @@ pub fn ping_slot_start(at: GpsTime, slot: u16) -> GpsTime {
     )
 }
 
-/// Start of the first ping slot of `address` that starts after `after`; a slot that starts exactly then has gone. In the last
-/// two beacon periods of the range of [`GpsTime`], the end of the range.
+/// Start of the first ping slot of `address` that starts after `after`; a slot that starts exactly then has gone. In
+/// the last two beacon periods of the range of [`GpsTime`], the end of the range.
 pub fn next_ping_slot(
     after: GpsTime,
     address: DevAddr,
@@ -153,7 +154,8 @@ pub fn ping_slot_channel(at: GpsTime, address: DevAddr, channels: NonZeroU8) -> 
     index
 }
 
-/// Index of the channel of the beacon at the start of the period that `at` lies in, where beacons hop over `channels` channels.
+/// Index of the channel of the beacon at the start of the period that `at` lies in, where beacons hop over `channels`
+/// channels.
 pub fn beacon_channel(at: GpsTime, channels: NonZeroU8) -> u8 {
     ping_slot_channel(at, DevAddr(0), channels)
 }

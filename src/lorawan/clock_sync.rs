@@ -1,7 +1,7 @@
 //! TS003 clock synchronisation, versions 1.0.0 and 2.0.0: commands and the time correction.
 //!
-//! Both versions have the same layouts; version 2 renames `ForceDeviceResyncReq` to `ForceDeviceResyncCmd` and defines what
-//! a correction beyond 32 bits is. Does not decide when to answer, and knows no clock.
+//! Both versions have the same layouts; version 2 renames `ForceDeviceResyncReq` to `ForceDeviceResyncCmd` and defines
+//! what a correction beyond 32 bits is. Does not decide when to answer, and knows no clock.
 
 use super::package::{CID_PACKAGE_VERSION, PackageVersionAns, bit, decode_commands, take};
 use super::{DecodeError, Decoded, PackageVersion};
@@ -197,8 +197,9 @@ pub fn decode_uplink(_version: PackageVersion, bytes: &[u8]) -> Decoded<UplinkCo
 /// The correction for a device whose clock showed `device_time` when the network received its request at `gps_seconds`
 /// (seconds since 1980-01-06, not reduced).
 ///
-/// Version 1 has no rule for a correction beyond 32 bits, and device clocks count modulo 2^32, so it wraps. Version 2 sends
-/// the nearest value that fits (`i32::MIN` or `i32::MAX`); the device applies it and asks again (TS003-2.0.0 §3.2).
+/// Version 1 has no rule for a correction beyond 32 bits, and device clocks count modulo 2^32, so it wraps. Version 2
+/// sends the nearest value that fits (`i32::MIN` or `i32::MAX`); the device applies it and asks again (TS003-2.0.0
+/// §3.2).
 pub fn time_correction(gps_seconds: i64, device_time: u32, version: PackageVersion) -> i32 {
     let difference = gps_seconds.rem_euclid(1 << 32) - i64::from(device_time);
     match version {

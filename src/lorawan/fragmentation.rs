@@ -1,8 +1,8 @@
 //! TS004 fragmented data block transport, versions 1.0.0 and 2.0.0: commands, fragments and the acknowledgement delay.
 //!
-//! The layouts of `FragSessionSetupReq`, `FragSessionSetupAns` and `FragSessionStatusAns` differ between the versions and do
-//! not say which one they are: the caller must know the device's. Does not code fragments (see `erasure`), does not compute
-//! the version 2 MIC, and does not judge what a device's counters mean.
+//! The layouts of `FragSessionSetupReq`, `FragSessionSetupAns` and `FragSessionStatusAns` differ between the versions
+//! and do not say which one they are: the caller must know the device's. Does not code fragments (see `erasure`), does
+//! not compute the version 2 MIC, and does not judge what a device's counters mean.
 
 use std::cell::LazyCell;
 use std::time::Duration;
@@ -71,7 +71,8 @@ pub struct FragSessionStatusReq {
 /// TS004-1.0.0 §3.2, TS004-2.0.0 §3.2.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FragSessionStatusAns {
-    /// 0..=3. `None` only in version 2 when `session_absent`: that answer ends before the index. Encoded as 0 elsewhere.
+    /// 0..=3. `None` only in version 2 when `session_absent`: that answer ends before the index. Encoded as 0
+    /// elsewhere.
     pub frag_index: Option<u8>,
     /// Fragments received, 0..=16383; in version 2 coded and repeated ones count too. 0 when the answer has no index.
     pub nb_frag_received: u16,
@@ -219,8 +220,8 @@ pub struct FragDataBlockReceivedAns {
 pub struct DataFragment<'a> {
     /// 0..=3.
     pub frag_index: u8,
-    /// 1..=[`N_MAX`]: up to `nb_frag` an uncoded fragment, above it coded fragment `n - nb_frag`. Devices index arrays with
-    /// `n - 1`, so 0 is never sent and never accepted.
+    /// 1..=[`N_MAX`]: up to `nb_frag` an uncoded fragment, above it coded fragment `n - nb_frag`. Devices index arrays
+    /// with `n - 1`, so 0 is never sent and never accepted.
     pub n: u16,
     /// `frag_size` bytes, also for the last uncoded fragment.
     pub fragment: &'a [u8],
@@ -342,9 +343,9 @@ pub fn decode_downlink(version: PackageVersion, bytes: &[u8]) -> Decoded<Downlin
 
 /// Reads what a device sent.
 ///
-/// A version 2 status answer for a session that does not exist ends after its status byte, but the SWL2001 stack sends all
-/// four bytes. With fewer than three bytes behind the status it is the short form. Otherwise it is the long form, unless
-/// only the short form lets everything behind it be read.
+/// A version 2 status answer for a session that does not exist ends after its status byte, but the SWL2001 stack sends
+/// all four bytes. With fewer than three bytes behind the status it is the short form. Otherwise it is the long form,
+/// unless only the short form lets everything behind it be read.
 pub fn decode_uplink(version: PackageVersion, bytes: &[u8]) -> Decoded<UplinkCommand> {
     let readable = LazyCell::new(|| readable_from(bytes));
     decode_commands(bytes, |cid, rest| match cid {
@@ -542,8 +543,8 @@ impl FragSessionStatusAns {
     }
 }
 
-/// For each position (and the end) whether the version 2 commands from there on can be read to the end, with either form of
-/// each absent status. Filled from the end, so that the work is linear.
+/// For each position (and the end) whether the version 2 commands from there on can be read to the end, with either
+/// form of each absent status. Filled from the end, so that the work is linear.
 fn readable_from(bytes: &[u8]) -> Vec<bool> {
     let mut readable = vec![false; bytes.len() + 1];
     readable[bytes.len()] = true;

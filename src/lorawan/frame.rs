@@ -1,9 +1,9 @@
 //! Data frames of LoRaWAN 1.0.x in both directions, and the sorting of any received `PHYPayload` by its message type.
 //!
-//! Built on the `lorawan` crate, behind a wrapper for these reasons: it panics on frames longer than its buffer, so sizes
-//! are checked first; it takes a frame with an `FPort` and an empty `FRMPayload` for one without `FPort`, so the header
-//! is read here; and `Debug` of its keys prints them, so they never leave this module. It cannot compute the MIC of
-//! LoRaWAN 1.1, whose frames are not served.
+//! Built on the `lorawan` crate, behind a wrapper for these reasons: it panics on frames longer than its buffer, so
+//! sizes are checked first; it takes a frame with an `FPort` and an empty `FRMPayload` for one without `FPort`, so the
+//! header is read here; and `Debug` of its keys prints them, so they never leave this module. It cannot compute the MIC
+//! of LoRaWAN 1.1, whose frames are not served.
 //!
 //! Joining is in `join`, what `FOpts` or port 0 carry in `mac_commands`. No frame counter is kept here.
 //! LoRaWAN 1.0.4 §4.
@@ -127,7 +127,8 @@ pub struct FCtrl {
     pub adr_ack_req: bool,
     /// Acknowledges the last confirmed frame of the other side.
     pub ack: bool,
-    /// Bit 4. Downlink: `FPending`, more waits or, in class B, this address has priority. Uplink: the device is in class B.
+    /// Bit 4. Downlink: `FPending`, more waits or, in class B, this address has priority. Uplink: the device is in
+    /// class B.
     pub f_pending_or_class_b: bool,
 }
 
@@ -229,7 +230,8 @@ impl DataFrame {
         &self.phy_payload
     }
 
-    /// Whether the MIC fits this `NwkSKey` (or `McNwkSKey`) and full frame counter. False if the counter's low half is not the frame's.
+    /// Whether the MIC fits this `NwkSKey` (or `McNwkSKey`) and full frame counter. False if the counter's low half is
+    /// not the frame's.
     #[must_use]
     pub fn verify_mic(&self, nwk_s_key: &Key128, full_f_cnt: u32) -> bool {
         if full_f_cnt & 0xffff != u32::from(self.f_cnt) {

@@ -1,7 +1,7 @@
 //! Identifiers of LoRaWAN: EUIs and device addresses, as numbers that know their text form and their wire order.
 //!
-//! Text is hexadecimal, most significant digit first, as printed on labels; the wire is little-endian. What an address means
-//! (its network, whether it is a multicast address) is not decided here.
+//! Text is hexadecimal, most significant digit first, as printed on labels; the wire is little-endian. What an address
+//! means (its network, whether it is a multicast address) is not decided here.
 //!
 //! Source: TS001-1.0.4 §6 (end-device activation).
 
@@ -23,8 +23,8 @@ macro_rules! identifier {
     ($(#[$doc:meta])* $name:ident($number:ty)) => {
         $(#[$doc])*
         ///
-        /// Written as lower-case hexadecimal digits, most significant first; read in either case and with `-` or `:` between
-        /// the octets. Serialized as that string, so it can be a key of a JSON object.
+        /// Written as lower-case hexadecimal digits, most significant first; read in either case and with `-` or `:`
+        /// between the octets. Serialized as that string, so it can be a key of a JSON object.
         #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub struct $name(pub $number);
 

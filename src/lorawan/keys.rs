@@ -1,9 +1,11 @@
 //! AES-128 keys and what LoRaWAN derives from them: session keys, multicast keys and the MIC over a data block.
 //!
-//! Keys are written out only on an explicit call ([`Key128::to_hex`], [`serde_hex`], [`serde_hex_option`]), never by `Debug`.
-//! Making keys, storing them and wrapping them at rest happen elsewhere, and so do the MIC and encryption of frames.
+//! Keys are written out only on an explicit call ([`Key128::to_hex`], [`serde_hex`], [`serde_hex_option`]), never by
+//! `Debug`. Making keys, storing them and wrapping them at rest happen elsewhere, and so do the MIC and encryption of
+//! frames.
 //!
-//! Source: TS001-1.0.4 §6.2.6 (session keys); TS005-2.0.0 §4.3 (multicast keys); TS004-2.0.0, FragSessionSetupReq (data block MIC).
+//! Source: TS001-1.0.4 §6.2.6 (session keys); TS005-2.0.0 §4.3 (multicast keys); TS004-2.0.0, FragSessionSetupReq (data
+//! block MIC).
 
 use std::fmt;
 use std::str::FromStr;
@@ -104,7 +106,8 @@ pub fn aes128_cmac(key: &Key128, parts: &[&[u8]]) -> [u8; 16] {
     cmac.finalize().into_bytes().into()
 }
 
-/// `McRootKey` from the device's root key, which is the GenAppKey or the AppKey as `derivation` says (TS005-2.0.0 §4.3).
+/// `McRootKey` from the device's root key, which is the GenAppKey or the AppKey as `derivation` says (TS005-2.0.0
+/// §4.3).
 pub fn mc_root_key(derivation: KeyDerivation, root_key: &Key128) -> Key128 {
     derive(
         root_key,
@@ -120,8 +123,8 @@ pub fn mc_ke_key(mc_root_key: &Key128) -> Key128 {
     derive(mc_root_key, &[])
 }
 
-/// `McKey_encrypted` of a `McGroupSetupReq`: the server's side, an AES *de*cryption so that devices need only encryption
-/// (TS005-2.0.0 §4.3).
+/// `McKey_encrypted` of a `McGroupSetupReq`: the server's side, an AES *de*cryption so that devices need only
+/// encryption (TS005-2.0.0 §4.3).
 pub fn encrypt_mc_key(mc_ke_key: &Key128, mc_key: &Key128) -> [u8; 16] {
     let mut block = mc_key.0.into();
     Aes128::new((&mc_ke_key.0).into()).decrypt_block(&mut block);
@@ -145,15 +148,15 @@ pub fn mc_nwk_s_key(mc_key: &Key128, mc_addr: McAddr) -> Key128 {
     derive(mc_key, &[0x02, a, b, c, d])
 }
 
-/// `DataBlockIntKey` from the device's root key: the GenAppKey (LoRaWAN 1.0.x) or the AppKey (1.1), in both cases with the same
-/// block (TS004-2.0.0, FragSessionSetupReq).
+/// `DataBlockIntKey` from the device's root key: the GenAppKey (LoRaWAN 1.0.x) or the AppKey (1.1), in both cases with
+/// the same block (TS004-2.0.0, FragSessionSetupReq).
 pub fn data_block_int_key(root_key: &Key128) -> Key128 {
     derive(root_key, &[0x30])
 }
 
 /// The MIC of a `FragSessionSetupReq` of version 2, in wire order: over the whole data block without its padding
-/// (TS004-2.0.0, FragSessionSetupReq). `descriptor` is in wire order. A block of 4 GiB and more, which no session can carry, counts as
-/// 4 GiB - 1 long.
+/// (TS004-2.0.0, FragSessionSetupReq). `descriptor` is in wire order. A block of 4 GiB and more, which no session can
+/// carry, counts as 4 GiB - 1 long.
 pub fn data_block_mic(
     data_block_int_key: &Key128,
     session_cnt: u16,
@@ -171,8 +174,8 @@ pub fn data_block_mic(
     [a, b, c, d]
 }
 
-/// `NwkSKey` of a LoRaWAN 1.0.x activation (TS001-1.0.4 §6.2.6). `join_nonce` (called AppNonce before 1.0.4) and `net_id` are 24
-/// bits wide, their upper 8 bits are not used.
+/// `NwkSKey` of a LoRaWAN 1.0.x activation (TS001-1.0.4 §6.2.6). `join_nonce` (called AppNonce before 1.0.4) and
+/// `net_id` are 24 bits wide, their upper 8 bits are not used.
 pub fn nwk_s_key(app_key: &Key128, join_nonce: u32, net_id: u32, dev_nonce: u16) -> Key128 {
     session_key(0x01, app_key, join_nonce, net_id, dev_nonce)
 }
@@ -182,7 +185,8 @@ pub fn app_s_key(app_key: &Key128, join_nonce: u32, net_id: u32, dev_nonce: u16)
     session_key(0x02, app_key, join_nonce, net_id, dev_nonce)
 }
 
-/// A [`Key128`] as a string of hexadecimal digits, in the clear: for `#[serde(with = "crate::lorawan::keys::serde_hex")]`.
+/// A [`Key128`] as a string of hexadecimal digits, in the clear: for
+/// `#[serde(with = "crate::lorawan::keys::serde_hex")]`.
 pub mod serde_hex {
     use std::fmt;
 

@@ -1,8 +1,8 @@
 //! MAC commands of LoRaWAN 1.0.x: what `FOpts` and port 0 carry, in both directions.
 //!
-//! A parser of our own, because that of the `lorawan` crate panics on truncated commands. A command has no length on the
-//! wire, so the first unknown or truncated one ends the walk, and what is left is counted. Nothing is answered here.
-//! LoRaWAN 1.0.4 §5, and §12 for class B.
+//! A parser of our own, because that of the `lorawan` crate panics on truncated commands. A command has no length on
+//! the wire, so the first unknown or truncated one ends the walk, and what is left is counted. Nothing is answered
+//! here. LoRaWAN 1.0.4 §5, and §12 for class B.
 
 /// A command from an end-device to the network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,7 +1,8 @@
-//! The wire: bytes to values and back. One file per application-layer package (version 1 and 2 in one enum, the version as
-//! data) or per concern of the link layer.
+//! The wire: bytes to values and back. One file per application-layer package (version 1 and 2 in one enum, the version
+//! as data) or per concern of the link layer.
 //!
-//! PURE: no clock, no randomness, no I/O. Decoders never panic, check sizes first and do work bounded by the input's length.
+//! PURE: no clock, no randomness, no I/O. Decoders never panic, check sizes first and do work bounded by the input's
+//! length.
 
 pub mod airtime;
 pub mod class_b;

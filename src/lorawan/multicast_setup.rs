@@ -62,8 +62,8 @@ pub enum UplinkCommand {
     McClassCSessionAns(McSessionAns),
     /// Whether a class B session will start.
     McClassBSessionAns(McSessionAns),
-    /// A `McClassCSessionAns` that ends after its identifier. Zephyr sends it when it refuses a data rate or frequency, so
-    /// it is a refusal that does not name its group. Only at the end of a frame.
+    /// A `McClassCSessionAns` that ends after its identifier. Zephyr sends it when it refuses a data rate or frequency,
+    /// so it is a refusal that does not name its group. Only at the end of a frame.
     McClassCSessionAnsWithoutStatus,
     /// A `McClassBSessionAns` that ends after its identifier. Only at the end of a frame.
     McClassBSessionAnsWithoutStatus,
@@ -81,8 +81,8 @@ pub struct McGroupStatusReq {
 pub struct McGroupStatusAns {
     /// 0..=7 on the wire, 0..=4 in sense: groups the device has, asked for or not.
     pub nb_total_groups: u8,
-    /// Address of each group reported, by `McGroupID`. A group that was asked for and is missing is not defined, or did not
-    /// fit into the answer: compare with `nb_total_groups` and ask again.
+    /// Address of each group reported, by `McGroupID`. A group that was asked for and is missing is not defined, or did
+    /// not fit into the answer: compare with `nb_total_groups` and ask again.
     pub mc_addr: [Option<DevAddr>; MC_GROUP_COUNT],
 }
 
@@ -208,8 +208,8 @@ pub struct McSessionAns {
     pub start_missed: bool,
     /// A bit is set that version 2 reserves for errors to come. `false` in version 1.
     pub reserved_error: bool,
-    /// Seconds from this answer to the start, or [`TIME_TO_START_UNKNOWN`]. `Some` exactly when there is no error; encoding
-    /// takes a missing one for unknown and ignores one next to an error.
+    /// Seconds from this answer to the start, or [`TIME_TO_START_UNKNOWN`]. `Some` exactly when there is no error;
+    /// encoding takes a missing one for unknown and ignores one next to an error.
     pub time_to_start: Option<u32>,
 }
 
@@ -237,8 +237,8 @@ impl McSessionAns {
 }
 
 impl DownlinkCommand {
-    /// Appends the command; both versions have the same layouts. Bits that a field has no room for are not sent. A frequency
-    /// the wire cannot carry is sent as a reserved value that every device refuses.
+    /// Appends the command; both versions have the same layouts. Bits that a field has no room for are not sent. A
+    /// frequency the wire cannot carry is sent as a reserved value that every device refuses.
     pub fn encode(&self, _version: PackageVersion, out: &mut Vec<u8>) {
         match self {
             Self::PackageVersionReq => out.push(CID_PACKAGE_VERSION),
@@ -274,8 +274,8 @@ impl DownlinkCommand {
 }
 
 impl UplinkCommand {
-    /// Appends the command. Bits that a field has no room for are not sent. `StartMissed` is sent in version 1 too, as real
-    /// devices do; reserved errors are sent in version 2 only.
+    /// Appends the command. Bits that a field has no room for are not sent. `StartMissed` is sent in version 1 too, as
+    /// real devices do; reserved errors are sent in version 2 only.
     pub fn encode(&self, version: PackageVersion, out: &mut Vec<u8>) {
         match self {
             Self::PackageVersionAns(answer) => answer.encode(out),
@@ -348,8 +348,8 @@ pub fn decode_downlink(_version: PackageVersion, bytes: &[u8]) -> Decoded<Downli
 
 /// Reads what a device sent.
 ///
-/// A session answer with any error bit is its status byte alone, otherwise `TimeToStart` follows; `StartMissed` is an error
-/// in version 1 too.
+/// A session answer with any error bit is its status byte alone, otherwise `TimeToStart` follows; `StartMissed` is an
+/// error in version 1 too.
 pub fn decode_uplink(version: PackageVersion, bytes: &[u8]) -> Decoded<UplinkCommand> {
     decode_commands(bytes, |cid, rest| match cid {
         CID_PACKAGE_VERSION => {
@@ -386,14 +386,14 @@ pub fn decode_uplink(version: PackageVersion, bytes: &[u8]) -> Decoded<UplinkCom
     })
 }
 
-/// How long a class C session lasts at most: `2^session_time_out` seconds, 1 s to about 9 h (TS005-2.0.0 §3.5). Only the low
-/// four bits count.
+/// How long a class C session lasts at most: `2^session_time_out` seconds, 1 s to about 9 h (TS005-2.0.0 §3.5). Only
+/// the low four bits count.
 pub fn class_c_session_length_max(session_time_out: u8) -> Duration {
     Duration::from_secs(1 << (session_time_out & 0x0f))
 }
 
-/// How long a class B session lasts at most: `128 * 2^session_time_out` seconds, 128 s to about 48 days (TS005-2.0.0 §3.6).
-/// Only the low four bits count.
+/// How long a class B session lasts at most: `128 * 2^session_time_out` seconds, 128 s to about 48 days (TS005-2.0.0
+/// §3.6). Only the low four bits count.
 pub fn class_b_session_length_max(session_time_out: u8) -> Duration {
     Duration::from_secs(128 << (session_time_out & 0x0f))
 }

@@ -1,5 +1,6 @@
-//! What the application-layer packages have in common: several commands back to back in one frame, each of a size that its
-//! identifier (and sometimes its content) decides, and the `PackageVersionReq`/`PackageVersionAns` pair under identifier 0.
+//! What the application-layer packages have in common: several commands back to back in one frame, each of a size that
+//! its identifier (and sometimes its content) decides, and the `PackageVersionReq`/`PackageVersionAns` pair under
+//! identifier 0.
 //!
 //! Does not know any package's commands. TS003, TS004, TS005, TS006 and TS007 all open with these rules.
 
@@ -11,8 +12,8 @@ pub(super) const CID_PACKAGE_VERSION: u8 = 0x00;
 /// Which package and version a device speaks on a port. Same layout in every package and version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PackageVersionAns {
-    /// `PACKAGE_IDENTIFIER` of a package. Devices that share one answer buffer between packages may send another package's
-    /// answer on this port, so compare it before trusting the version.
+    /// `PACKAGE_IDENTIFIER` of a package. Devices that share one answer buffer between packages may send another
+    /// package's answer on this port, so compare it before trusting the version.
     pub package_identifier: u8,
     /// Version number: 1 or 2 today.
     pub package_version: u8,
@@ -36,8 +37,8 @@ impl PackageVersionAns {
     }
 }
 
-/// Reads commands until the input ends or one cannot be read. `read_command` is given the identifier and the bytes behind
-/// it, and advances those past its payload.
+/// Reads commands until the input ends or one cannot be read. `read_command` is given the identifier and the bytes
+/// behind it, and advances those past its payload.
 ///
 /// Each turn consumes the identifier at least, so there are at most as many turns as bytes.
 pub(super) fn decode_commands<T>(

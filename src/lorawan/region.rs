@@ -1,8 +1,8 @@
 //! Regional parameters: data rates, payload sizes, channels, receive windows, class B frequencies and legal limits.
 //!
-//! Most come from the `lrwn` crate. Our own, because it lacks or misstates them: SF5 and SF6, the beacon and the data rate
-//! of ping slots, the payload size of EU868 DR4 and AU915 DR10, RX1 of KR920 at offset 7, and (in `region::limits`) duty
-//! cycle, dwell time and radiated power. Only default channels are known here. RP002-1.0.4.
+//! Most come from the `lrwn` crate. Our own, because it lacks or misstates them: SF5 and SF6, the beacon and the data
+//! rate of ping slots, the payload size of EU868 DR4 and AU915 DR10, RX1 of KR920 at offset 7, and (in
+//! `region::limits`) duty cycle, dwell time and radiated power. Only default channels are known here. RP002-1.0.4.
 
 mod limits;
 mod table;
@@ -147,8 +147,8 @@ impl Region {
 
     /// N: the longest `FRMPayload` without `FOpts`, in bytes; each byte of `FOpts` takes one away.
     ///
-    /// `dwell_400ms` tells that the device was told to keep to 400 ms (`TxParamSetupReq`), which counts in AS923 and for
-    /// uplinks in AU915. `None` if the data rate is undefined in that direction, or nothing fits.
+    /// `dwell_400ms` tells that the device was told to keep to 400 ms (`TxParamSetupReq`), which counts in AS923 and
+    /// for uplinks in AU915. `None` if the data rate is undefined in that direction, or nothing fits.
     #[must_use]
     pub fn max_payload(self, dr: u8, direction: Direction, dwell_400ms: bool) -> Option<u8> {
         self.row(dr, direction, dwell_400ms)
@@ -162,10 +162,11 @@ impl Region {
         self.table(false).uplink_channels.clone()
     }
 
-    /// Frequency in Hz and data rate of RX1 after an uplink. The offset comes from the join-accept or `RXParamSetupReq`.
+    /// Frequency in Hz and data rate of RX1 after an uplink. The offset comes from the join-accept or
+    /// `RXParamSetupReq`.
     ///
-    /// `None` if the uplink's frequency is no channel of a region with paired channels, or there is no such data rate or
-    /// offset.
+    /// `None` if the uplink's frequency is no channel of a region with paired channels, or there is no such data rate
+    /// or offset.
     #[must_use]
     pub fn rx1(
         self,
@@ -203,7 +204,8 @@ impl Region {
         self.table(false).rx1_delay_us
     }
 
-    /// `JOIN_ACCEPT_DELAY1` and `JOIN_ACCEPT_DELAY2`: when a join-accept may begin after its request ended, in microseconds.
+    /// `JOIN_ACCEPT_DELAY1` and `JOIN_ACCEPT_DELAY2`: when a join-accept may begin after its request ended, in
+    /// microseconds.
     #[must_use]
     pub fn join_accept_delays_us(self) -> (u32, u32) {
         self.table(false).join_accept_delays_us

@@ -1,8 +1,9 @@
-//! The way to the radio: the port. [`Network`] is the deterministic half (it decides), [`Transport`] the socket half (it carries).
+//! The way to the radio: the port. [`Network`] is the deterministic half (it decides), [`Transport`] the socket half
+//! (it carries).
 //!
 //! One step of the ring: `Transport::receive` -> [`Network::listen`] -> campaigns and dialogue -> [`Network::send`] ->
-//! `Store::commit` -> `Transport::transmit`. A network holds what its frames need (sessions, counters, queues, ledgers),
-//! returns every durable change of them, and does nothing on its own: no clock, no socket, no store.
+//! `Store::commit` -> `Transport::transmit`. A network holds what its frames need (sessions, counters, queues,
+//! ledgers), returns every durable change of them, and does nothing on its own: no clock, no socket, no store.
 
 use std::collections::BTreeSet;
 use std::future::Future;
@@ -99,7 +100,7 @@ pub trait Transport {
     /// The gateways that may talk from now on; others are neither heard nor answered.
     fn allow(&mut self, gateways: BTreeSet<GatewayEui>);
 
-    /// Carries out what it can; a frame that cannot be handed over comes back through [`Transport::receive`] as refused or
-    /// is given up by the network's own time-out.
+    /// Carries out what it can; a frame that cannot be handed over comes back through [`Transport::receive`] as refused
+    /// or is given up by the network's own time-out.
     fn transmit(&mut self, outbound: Vec<Self::Outbound>) -> impl Future<Output = ()>;
 }

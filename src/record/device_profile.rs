@@ -1,4 +1,5 @@
-//! What all devices of one type have in common: region, classes, packages, limits and quirks. Written by the operator only.
+//! What all devices of one type have in common: region, classes, packages, limits and quirks. Written by the operator
+//! only.
 
 use std::time::Duration;
 

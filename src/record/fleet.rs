@@ -82,8 +82,8 @@ impl Fleet {
         self.profiles.remove(&(tenant.clone(), id.to_owned()));
     }
 
-    /// Adds a device, or changes its settings and, where given, its keys. `false` when its profile is unknown, or when a
-    /// new device comes without keys; nothing is changed then.
+    /// Adds a device, or changes its settings and, where given, its keys. `false` when its profile is unknown, or when
+    /// a new device comes without keys; nothing is changed then.
     pub fn put_device(&mut self, settings: DeviceSettings, keys: Option<DeviceKeys>) -> bool {
         let Some(profile) = self.profile(&settings.tenant, &settings.profile) else {
             return false;

@@ -1,5 +1,5 @@
-//! A multicast group as the API has it: a named set of devices and how they are reached. Addresses and keys are not here:
-//! the server makes fresh ones for every distribution session (`McGroup`).
+//! A multicast group as the API has it: a named set of devices and how they are reached. Addresses and keys are not
+//! here: the server makes fresh ones for every distribution session (`McGroup`).
 
 use std::collections::BTreeSet;
 

@@ -1,7 +1,7 @@
 //! The datums that cross between a campaign and a network: what is heard, what is to be sent, what became of it.
 //!
-//! They are not durable, except [`McGroup`]. A network may be our own small network server or a foreign one; these types
-//! say nothing of frames, counters or channels, which are the network's business.
+//! They are not durable, except [`McGroup`]. A network may be our own small network server or a foreign one; these
+//! types say nothing of frames, counters or channels, which are the network's business.
 
 use std::time::Duration;
 
@@ -49,7 +49,8 @@ pub struct McGroup {
 /// What a campaign asks of the network.
 #[derive(Clone, Debug, PartialEq)]
 pub enum NetworkRequest {
-    /// Know this group (new, or changed gateways or window parameters). The network keeps its own counter if it has one.
+    /// Know this group (new, or changed gateways or window parameters). The network keeps its own counter if it has
+    /// one.
     PutGroup(McGroup),
     /// Forget this group; frames still queued for it are dropped.
     RemoveGroup(SessionId),

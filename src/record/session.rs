@@ -1,4 +1,5 @@
-//! A distribution session: one multicast group, one fragmentation session and its window. A few integers say how far it is.
+//! A distribution session: one multicast group, one fragmentation session and its window. A few integers say how far it
+//! is.
 
 use serde::{Deserialize, Serialize};
 

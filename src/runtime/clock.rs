@@ -1,7 +1,7 @@
 //! The clock of production: the wall clock at the start, moved on by the monotonic clock.
 //!
-//! A step of the wall clock while the server runs (NTP, an operator) does not move it: time never goes back, and windows that
-//! were announced stay where they are. After a restart the wall clock is read anew.
+//! A step of the wall clock while the server runs (NTP, an operator) does not move it: time never goes back, and
+//! windows that were announced stay where they are. After a restart the wall clock is read anew.
 
 #![expect(
     clippy::disallowed_methods,

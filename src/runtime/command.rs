@@ -1,4 +1,5 @@
-//! How the edges reach the one writer: a [`Command`] goes in, is applied and committed, and is answered; [`Notice`]s say what changed.
+//! How the edges reach the one writer: a [`Command`] goes in, is applied and committed, and is answered; [`Notice`]s
+//! say what changed.
 
 use std::sync::Arc;
 

@@ -1,9 +1,9 @@
 //! The one loop: receive, step, commit, transmit.
 //!
-//! Generic over clock, transport, network and store; it spawns nothing and knows no runtime, so that the simulator drives it
-//! in virtual time. All waiting inputs are taken before a commit, so a burst of answers is one transaction. Nothing leaves
-//! before the commit of its step. Any commit error means that nobody knows what was written: the machines are dropped and
-//! restored, and that is the only way of recovery.
+//! Generic over clock, transport, network and store; it spawns nothing and knows no runtime, so that the simulator
+//! drives it in virtual time. All waiting inputs are taken before a commit, so a burst of answers is one transaction.
+//! Nothing leaves before the commit of its step. Any commit error means that nobody knows what was written: the
+//! machines are dropped and restored, and that is the only way of recovery.
 
 use std::future::Future;
 use std::time::Duration;
@@ -47,8 +47,8 @@ pub struct Edges {
 /// Runs one network until the last [`Handle`](super::Handle) is dropped. `restore` builds the machines from a snapshot.
 ///
 /// # Errors
-/// [`StoreError::Fenced`] when another server took over, [`StoreError::Corrupt`] when the records cannot be read: going on
-/// would do harm in both cases. Every other error is waited out.
+/// [`StoreError::Fenced`] when another server took over, [`StoreError::Corrupt`] when the records cannot be read: going
+/// on would do harm in both cases. Every other error is waited out.
 pub async fn drive<C, T, N, S>(
     clock: &C,
     transport: &mut T,

@@ -1,7 +1,7 @@
 //! SHELL: the only place with a clock, entropy, configuration and sockets, and the one loop that drives everything.
 //!
-//! [`engine`] is the deterministic sum of network, fleet, dialogue and campaigns; [`drive`](drive::drive) turns the ring around
-//! it: receive, step, commit, transmit. [`command`] is how the edges reach it.
+//! [`engine`] is the deterministic sum of network, fleet, dialogue and campaigns; [`drive`](drive::drive) turns the
+//! ring around it: receive, step, commit, transmit. [`command`] is how the edges reach it.
 
 pub mod clock;
 pub mod command;

@@ -1,13 +1,15 @@
-//! Durable records: the port. [`Store`] is what the one writer needs (commit and restore), [`Catalog`] adds the reads of the API.
+//! Durable records: the port. [`Store`] is what the one writer needs (commit and restore), [`Catalog`] adds the reads
+//! of the API.
 //!
 //! A commit is all or nothing. Any error of a commit means *unknown*: the caller drops its machines, restores them from
-//! [`Store::snapshot`] and goes on. Adapters hold no logic beyond mapping records to rows; secrets are sealed in the adapter.
+//! [`Store::snapshot`] and goes on. Adapters hold no logic beyond mapping records to rows; secrets are sealed in the
+//! adapter.
 //!
-//! What every store refuses (the whole commit with it): a record whose parent does not exist yet ([`StoreError::NotFound`]:
-//! status, keys, join state or session without device settings, a device without its profile, gateway status without
-//! settings, a task without its image, anything of a task without the task); deleting a profile or an image that is in use,
-//! and taking over another tenant's device or task ([`StoreError::Conflict`]). Deleting what is not there does nothing.
-//! A number that is not finite is refused as [`StoreError::Corrupt`].
+//! What every store refuses (the whole commit with it): a record whose parent does not exist yet
+//! ([`StoreError::NotFound`]: status, keys, join state or session without device settings, a device without its
+//! profile, gateway status without settings, a task without its image, anything of a task without the task); deleting a
+//! profile or an image that is in use, and taking over another tenant's device or task ([`StoreError::Conflict`]).
+//! Deleting what is not there does nothing. A number that is not finite is refused as [`StoreError::Corrupt`].
 
 mod memory;
 mod refusal;

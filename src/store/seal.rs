@@ -1,8 +1,8 @@
 //! Sealing of secrets at rest: AES-256-GCM under the master key, bound to the row they belong to.
 //!
-//! A sealed value is nonce (96 bits), ciphertext and tag. The associated data are the table's name and the row's key, so that
-//! a value moved to another row does not open. Entropy comes from outside: nothing here makes randomness. With random
-//! nonces, one master key is good for 2^32 sealings (NIST SP 800-38D §8.3).
+//! A sealed value is nonce (96 bits), ciphertext and tag. The associated data are the table's name and the row's key,
+//! so that a value moved to another row does not open. Entropy comes from outside: nothing here makes randomness. With
+//! random nonces, one master key is good for 2^32 sealings (NIST SP 800-38D §8.3).
 
 use std::fmt;
 

@@ -1,7 +1,7 @@
 //! The forecast: what a task will cost and whether it can work, before a frame is sent.
 //!
-//! It groups devices into distribution sessions, chooses data rate, block and window, estimates frames, air time and finish,
-//! and names every reason why the task or a device cannot be served. It changes nothing.
+//! It groups devices into distribution sessions, chooses data rate, block and window, estimates frames, air time and
+//! finish, and names every reason why the task or a device cannot be served. It changes nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;

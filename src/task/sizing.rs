@@ -57,16 +57,16 @@ pub fn frame_airtime(region: Region, data_rate: u8, payload: usize) -> Option<Du
     )))
 }
 
-/// Coded fragments to send right after the uncoded pass, before anything is asked: the low end of what the whole fleet will
-/// need anyway, if its loss is as measured; so that the first answers come when most devices are done.
+/// Coded fragments to send right after the uncoded pass, before anything is asked: the low end of what the whole fleet
+/// will need anyway, if its loss is as measured; so that the first answers come when most devices are done.
 pub fn first_coded(nb_frag: u16, loss_permille: u16, devices: usize) -> u16 {
     let (low, ..) = frames_until_all(nb_frag, loss_permille, devices);
     u16::try_from(low.saturating_sub(u32::from(nb_frag))).unwrap_or(u16::MAX)
 }
 
-/// Loss of one downlink, permille, from commands sent and answers heard. Where several gateways hear the uplinks, hardly any
-/// is lost and all loss is the downlinks'; else both are taken to be lost alike. Few exchanges say little, and count with a
-/// few of the usual loss.
+/// Loss of one downlink, permille, from commands sent and answers heard. Where several gateways hear the uplinks,
+/// hardly any is lost and all loss is the downlinks'; else both are taken to be lost alike. Few exchanges say little,
+/// and count with a few of the usual loss.
 pub fn loss_of_exchanges(sends: u32, answers: u32, several_gateways: bool) -> u16 {
     const DOUBT: f64 = 5.0;
     let usual = 1.0 - f64::from(UNKNOWN_LOSS_PERMILLE) / 1000.0;
@@ -76,7 +76,8 @@ pub fn loss_of_exchanges(sends: u32, answers: u32, several_gateways: bool) -> u1
     ceil_u16((1.0 - share.powf(exponent)) * 1000.0).min(900)
 }
 
-/// Most coded fragments a session may send: a share of `NbFrag` and [`FREE_CODED`] more, and no further than `N` reaches.
+/// Most coded fragments a session may send: a share of `NbFrag` and [`FREE_CODED`] more, and no further than `N`
+/// reaches.
 pub fn coded_budget(nb_frag: u16, max_redundancy_percent: u16) -> u16 {
     let share = u32::from(nb_frag) * u32::from(max_redundancy_percent) / 100 + FREE_CODED;
     u16::try_from(share)

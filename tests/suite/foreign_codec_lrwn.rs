@@ -1,5 +1,6 @@
 //! The command codecs against those of `lrwn`, on random commands: both write the same bytes for what `lrwn` reads from
-//! ours, and it reads everything but the forms listed in [`is_beyond_lrwn_multicast`] and [`is_beyond_lrwn_fragmentation`].
+//! ours, and it reads everything but the forms listed in [`is_beyond_lrwn_multicast`] and
+//! [`is_beyond_lrwn_fragmentation`].
 //!
 //! Which bits a field has is the golden vectors' part; this is about sizes, ranges and reserved bits. `lrwn` reads one
 //! command a frame.

@@ -1,4 +1,5 @@
-//! Keys, the data block MIC, time and ping slots against what public LoRaWAN stacks compute (`tests/vectors/README.md`).
+//! Keys, the data block MIC, time and ping slots against what public LoRaWAN stacks compute
+//! (`tests/vectors/README.md`).
 
 #![expect(
     clippy::unwrap_used,
@@ -73,8 +74,8 @@ fn data_block_mic() {
     }
 }
 
-/// The join of lora-rs `lorawan` 0.9.0, tests `test_derive_newskey` and `test_derive_appskey`: a join-accept as it is on the air
-/// under AppKey 00112233..ff, and DevNonce 2d10 as it is on the air.
+/// The join of lora-rs `lorawan` 0.9.0, tests `test_derive_newskey` and `test_derive_appskey`: a join-accept as it is
+/// on the air under AppKey 00112233..ff, and DevNonce 2d10 as it is on the air.
 #[test]
 fn session_keys_of_a_join() {
     let app_key = key("00112233445566778899aabbccddeeff");

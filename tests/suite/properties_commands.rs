@@ -1,4 +1,5 @@
-//! Properties of the command codecs: what is encoded is decoded, no bytes make a decoder panic or lose what came before.
+//! Properties of the command codecs: what is encoded is decoded, no bytes make a decoder panic or lose what came
+//! before.
 
 use lorawan_fuota::lorawan::clock_sync::{self, time_correction};
 use lorawan_fuota::lorawan::firmware_management;

@@ -1,5 +1,5 @@
-//! Whole tasks in virtual time: the production loop, engine, native network server and campaigns against simulated gateways
-//! and devices, under loss, crashes between any two steps, and a store that fails before or after it wrote.
+//! Whole tasks in virtual time: the production loop, engine, native network server and campaigns against simulated
+//! gateways and devices, under loss, crashes between any two steps, and a store that fails before or after it wrote.
 //!
 //! Each seed is one world. A failure names the command that repeats it.
 

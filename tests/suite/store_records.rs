@@ -1,4 +1,5 @@
-//! Records for the store tests: every field filled, every optional one present, numbers that are hard to write in decimal.
+//! Records for the store tests: every field filled, every optional one present, numbers that are hard to write in
+//! decimal.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -440,7 +441,8 @@ pub(crate) fn request(tenant: &TenantId, id: &str, at: Timestamp) -> RequestReco
     }
 }
 
-/// Two devices, two gateways and one active task with everything that can belong to them, in an order every store takes.
+/// Two devices, two gateways and one active task with everything that can belong to them, in an order every store
+/// takes.
 pub(crate) fn network() -> Vec<Change> {
     vec![
         Change::PutDeviceProfile(profile(&tenant(), "meter")),

@@ -110,9 +110,10 @@ pub struct FragmentationLimits {
 pub enum StatusStyle {
     /// What the specification says.
     Spec,
-    /// As LoRa Basics Modem (SWL2001 4.8) does: `NbFragReceived` is the last counter less the fragments lost, `MissingFrag`
-    /// counts modulo 256, is 1 after a loss-free transfer and 0 before anything came (version 2), an absent session is
-    /// answered with four bytes, answers beyond a small buffer are left out, and status answers come up to 3 s later.
+    /// As LoRa Basics Modem (SWL2001 4.8) does: `NbFragReceived` is the last counter less the fragments lost,
+    /// `MissingFrag` counts modulo 256, is 1 after a loss-free transfer and 0 before anything came (version 2), an
+    /// absent session is answered with four bytes, answers beyond a small buffer are left out, and status answers come
+    /// up to 3 s later.
     LoraBasicsModem,
 }
 
@@ -265,8 +266,8 @@ impl Default for FragmentationLimits {
 }
 
 impl Uplinks {
-    /// An uplink each minute at the highest data rate of all default channels. In US915 and AU915 on the eight channels of
-    /// the second block, as gateways with eight channels listen there.
+    /// An uplink each minute at the highest data rate of all default channels. In US915 and AU915 on the eight channels
+    /// of the second block, as gateways with eight channels listen there.
     pub fn new(region: Region) -> Self {
         let channels = region.uplink_channels();
         let paired = matches!(region, Region::Us915 | Region::Au915);

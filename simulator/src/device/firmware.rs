@@ -1,4 +1,5 @@
-//! TS006 on the device, and the boot loader behind it: the firmware that runs, the image that waits, the reboot that is due.
+//! TS006 on the device, and the boot loader behind it: the firmware that runs, the image that waits, the reboot that is
+//! due.
 
 use std::time::Duration;
 

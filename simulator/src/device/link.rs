@@ -198,7 +198,8 @@ impl Link {
         Some(phy_payload)
     }
 
-    /// A join-request with a fresh `DevNonce`, and the time of the next should it fail. `None` for a device that cannot join.
+    /// A join-request with a fresh `DevNonce`, and the time of the next should it fail. `None` for a device that cannot
+    /// join.
     pub(super) fn build_join(
         &mut self,
         config: &DeviceConfig,

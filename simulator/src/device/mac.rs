@@ -1,7 +1,7 @@
 //! MAC commands on the device: answers to what the network asks, and its own requests.
 //!
-//! LoRaWAN 1.0.4 §5. Channel masks and new channels are acknowledged and otherwise ignored: the simulated device stays on
-//! the channels it was given.
+//! LoRaWAN 1.0.4 §5. Channel masks and new channels are acknowledged and otherwise ignored: the simulated device stays
+//! on the channels it was given.
 
 use std::time::Duration;
 

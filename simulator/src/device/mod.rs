@@ -1,8 +1,8 @@
-//! A simulated end-device, written from the specifications: LoRaWAN 1.0.x class A and C, TS003 to TS006, image check and
-//! reboot into the new version.
+//! A simulated end-device, written from the specifications: LoRaWAN 1.0.x class A and C, TS003 to TS006, image check
+//! and reboot into the new version.
 //!
-//! PURE: time and randomness come in, frames go out. The world asks [`EndDevice::hears`] when a frame begins, and hands it
-//! over with [`EndDevice::receive`] when it ends. Class B and LoRaWAN 1.1 are not simulated.
+//! PURE: time and randomness come in, frames go out. The world asks [`EndDevice::hears`] when a frame begins, and hands
+//! it over with [`EndDevice::receive`] when it ends. Class B and LoRaWAN 1.1 are not simulated.
 
 mod clock;
 mod clock_sync;
@@ -113,8 +113,8 @@ impl EndDevice {
         self.firmware.running_version()
     }
 
-    /// The last data block it put together and took for an image, and what its check said. The status turns to `NoImage`
-    /// once installed; the bytes stay.
+    /// The last data block it put together and took for an image, and what its check said. The status turns to
+    /// `NoImage` once installed; the bytes stay.
     pub fn image_received(&self) -> Option<(&[u8], UpImageStatus)> {
         self.firmware.image()
     }
@@ -228,7 +228,8 @@ impl EndDevice {
 
 /// Inputs.
 impl EndDevice {
-    /// A device that is switched on at `start`. Everything it does follows from its configuration, the seed and what it hears.
+    /// A device that is switched on at `start`. Everything it does follows from its configuration, the seed and what it
+    /// hears.
     pub fn new(config: DeviceConfig, seed: u64, start: Timestamp) -> Self {
         let mut random = Random::of(seed, config.dev_eui.0);
         let clock = DeviceClock::start(start, &config.clock);

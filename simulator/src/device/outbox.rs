@@ -77,8 +77,8 @@ impl Outbox {
         self.entries.iter().map(|entry| entry.due).min()
     }
 
-    /// Size of the oldest due entry, 0 without one. An entry that no frame of `size_max` bytes holds is dropped, else it
-    /// would block the queue.
+    /// Size of the oldest due entry, 0 without one. An entry that no frame of `size_max` bytes holds is dropped, else
+    /// it would block the queue.
     pub(super) fn needs(&mut self, now: Timestamp, size_max: usize) -> usize {
         self.entries
             .retain(|entry| entry.content.size() <= size_max);

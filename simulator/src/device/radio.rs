@@ -1,7 +1,7 @@
 //! A device's receiver: when it is open, on what, and when the device may send again.
 //!
-//! LoRaWAN 1.0.4 §3.3 (class A windows) and §17 (class C). The windows of class A come before continuous listening: a frame
-//! that is on air when a window opens elsewhere is lost. The radio does one thing at a time.
+//! LoRaWAN 1.0.4 §3.3 (class A windows) and §17 (class C). The windows of class A come before continuous listening: a
+//! frame that is on air when a window opens elsewhere is lost. The radio does one thing at a time.
 
 use std::time::Duration;
 

@@ -183,8 +183,8 @@ impl Bench {
         .unwrap()
     }
 
-    /// Puts a frame on air; whether the device heard it. Time moves to its end, and to its start the device must not have
-    /// had anything to do.
+    /// Puts a frame on air; whether the device heard it. Time moves to its end, and to its start the device must not
+    /// have had anything to do.
     pub(crate) fn on_air(
         &mut self,
         frequency_hz: u32,

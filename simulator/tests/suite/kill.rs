@@ -1,8 +1,8 @@
 //! A real server is killed, again and again, in the middle of a real task.
 //!
 //! The demo is run as a user would; whenever the task reaches its next state, the server process gets SIGKILL. The demo
-//! starts it again. In the end every device runs the new version, no counter was used twice and no radio rule was broken,
-//! or the demo's exit status says otherwise.
+//! starts it again. In the end every device runs the new version, no counter was used twice and no radio rule was
+//! broken, or the demo's exit status says otherwise.
 
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Command, Stdio};

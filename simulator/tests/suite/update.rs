@@ -171,8 +171,8 @@ impl Update {
         bytes
     }
 
-    /// Sends fragments from `first` on, three a second, until `count` were sent; a share is lost. The device's uplinks are
-    /// let pass, so that nothing else is.
+    /// Sends fragments from `first` on, three a second, until `count` were sent; a share is lost. The device's uplinks
+    /// are let pass, so that nothing else is.
     fn send(&mut self, first: u16, count: u16, loss: f64, random: &mut Random) {
         if let Some(uplink) = self.bench.heard.last() {
             self.bench.now = self.bench.now.max(uplink.end + SECOND * 3);

@@ -1,7 +1,7 @@
 //! Legal limits of a region: sub-bands with duty cycle and radiated power, and dwell time.
 //!
-//! A gateway's own limits (a licence, listen before talk in Japan and Korea) are not here. Power is EIRP: what leaves the
-//! antenna, its gain and the loss of the cable counted; ERP figures of the rules are 2.15 dB lower.
+//! A gateway's own limits (a licence, listen before talk in Japan and Korea) are not here. Power is EIRP: what leaves
+//! the antenna, its gain and the loss of the cable counted; ERP figures of the rules are 2.15 dB lower.
 //! EU868: ETSI EN 300 220-2 annex B. Others: RP002-1.0.4 §2.
 
 use super::super::frame::Direction;
@@ -71,8 +71,8 @@ impl Region {
 
     /// Longest a single frame may last, in microseconds; `None` if there is no limit.
     ///
-    /// `dwell_400ms` tells that the network has set 400 ms (`TxParamSetupReq`), which AS923 and AU915 leave to the country.
-    /// The limit of US915 is that of its 125 kHz channels; those of 500 kHz have none, nor have its downlinks.
+    /// `dwell_400ms` tells that the network has set 400 ms (`TxParamSetupReq`), which AS923 and AU915 leave to the
+    /// country. The limit of US915 is that of its 125 kHz channels; those of 500 kHz have none, nor have its downlinks.
     #[must_use]
     pub const fn dwell_limit_us(self, direction: Direction, dwell_400ms: bool) -> Option<u32> {
         match (self, direction) {

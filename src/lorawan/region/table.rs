@@ -1,4 +1,5 @@
-//! What the `lrwn` crate says of each region, looked up once, because its look-ups allocate, and put right where it errs.
+//! What the `lrwn` crate says of each region, looked up once, because its look-ups allocate, and put right where it
+//! errs.
 
 use std::collections::BTreeMap;
 use std::sync::LazyLock;

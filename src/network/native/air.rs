@@ -1,8 +1,8 @@
-//! Getting a frame on air: which start is free, legal and in the operator's share; the charge; the transmission until its
-//! fate is known; the report.
+//! Getting a frame on air: which start is free, legal and in the operator's share; the charge; the transmission until
+//! its fate is known; the report.
 //!
-//! What the frame says, and which counter it carries, is decided by the callers. Everything here that a frame uses up is
-//! part of the changes that are committed before it leaves.
+//! What the frame says, and which counter it carries, is decided by the callers. Everything here that a frame uses up
+//! is part of the changes that are committed before it leaves.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -171,8 +171,8 @@ impl Air {
 
     /// The earliest start of a frame that has no window, not before `from`.
     ///
-    /// `asked_at` is when the frame could first have been handed over: the gateway's lead time counts from there, so that
-    /// a queue already running is not put back by it.
+    /// `asked_at` is when the frame could first have been handed over: the gateway's lead time counts from there, so
+    /// that a queue already running is not put back by it.
     pub(super) fn earliest(
         &self,
         now: Timestamp,

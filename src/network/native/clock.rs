@@ -1,8 +1,8 @@
 //! The relation between a gateway's microsecond counter and server time, learnt from the frames it forwards.
 //!
-//! A message arrives some delay after its counter value; the smallest delay seen is taken for none. So that the relation
-//! follows the gateway's crystal, the smallest delay is forgotten at 50 ppm. Not a synchronisation: the one-way delay of
-//! the best message stays in it.
+//! A message arrives some delay after its counter value; the smallest delay seen is taken for none. So that the
+//! relation follows the gateway's crystal, the smallest delay is forgotten at 50 ppm. Not a synchronisation: the
+//! one-way delay of the best message stays in it.
 
 use std::time::Duration;
 

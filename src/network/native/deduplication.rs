@@ -1,8 +1,8 @@
 //! Copies of one transmission, heard by several gateways, become one frame.
 //!
-//! A frame waits a window from its first copy on. A copy after that is late and dropped; but the same bytes sent *again*
-//! by the device (NbTrans, a confirmed uplink without answer) are a frame of their own, because their receive windows are.
-//! The two are told apart by when they were received, not by when their messages arrived.
+//! A frame waits a window from its first copy on. A copy after that is late and dropped; but the same bytes sent
+//! *again* by the device (NbTrans, a confirmed uplink without answer) are a frame of their own, because their receive
+//! windows are. The two are told apart by when they were received, not by when their messages arrived.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -10,7 +10,8 @@ use std::time::Duration;
 use super::ReceivedFrame;
 use crate::time::Timestamp;
 
-/// Receptions this close belong to one transmission: a device sends the same frame again only after its receive windows.
+/// Receptions this close belong to one transmission: a device sends the same frame again only after its receive
+/// windows.
 const SAME_TRANSMISSION: Duration = Duration::from_secs(1);
 /// How long a frame is remembered for its late copies.
 const REMEMBERED: Duration = Duration::from_secs(10);

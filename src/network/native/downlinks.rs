@@ -197,8 +197,8 @@ impl Native {
         Ok(())
     }
 
-    /// Moves the downlink counter on; its write is part of this step's changes. Until the frame is over no other starts,
-    /// so that the counters reach the device in order.
+    /// Moves the downlink counter on; its write is part of this step's changes. Until the frame is over no other
+    /// starts, so that the counters reach the device in order.
     fn use_counter(&mut self, dev_eui: DevEui, start: Timestamp, emission: &Emission) {
         if let Some(session) = self.devices.session_mut(dev_eui) {
             session.next_f_cnt_down = session.next_f_cnt_down.saturating_add(1);

@@ -1,4 +1,5 @@
-//! What gateways and the native network server say to each other, whatever the transport (Semtech UDP, MQTT, simulation).
+//! What gateways and the native network server say to each other, whatever the transport (Semtech UDP, MQTT,
+//! simulation).
 
 use crate::lorawan::airtime::DataRate;
 use crate::lorawan::identifiers::GatewayEui;

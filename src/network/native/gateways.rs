@@ -11,8 +11,8 @@ use crate::time::Timestamp;
 const FLUSH_INTERVAL: Duration = Duration::from_secs(30);
 /// How often a sign of life is passed on.
 const SEEN_INTERVAL: Duration = Duration::from_secs(1);
-/// Conducted power a gateway is asked for, dBm: 27 is the most the usual concentrators have in their tables, and forwarders
-/// refuse what is not in them.
+/// Conducted power a gateway is asked for, dBm: 27 is the most the usual concentrators have in their tables, and
+/// forwarders refuse what is not in them.
 const POWERS: std::ops::RangeInclusive<i8> = -20..=27;
 
 /// A gateway on the allow-list.

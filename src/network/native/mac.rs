@@ -16,8 +16,8 @@ pub(super) struct Heard {
     pub(super) gateways: usize,
 }
 
-/// Answers as they are on the wire, and how many bytes of the commands were unreadable. At most 10 bytes: each command is
-/// answered once, however often it stands in the uplink.
+/// Answers as they are on the wire, and how many bytes of the commands were unreadable. At most 10 bytes: each command
+/// is answered once, however often it stands in the uplink.
 pub(super) fn answer(commands: &[u8], heard: &Heard) -> (Vec<u8>, usize) {
     let parsed = UplinkMacCommand::parse_all(commands);
     let asks = |wanted: fn(&UplinkMacCommand) -> bool| parsed.commands.iter().any(wanted);

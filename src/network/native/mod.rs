@@ -1,9 +1,9 @@
 //! Our own small network server: LoRaWAN 1.0.x behind plain gateways. PURE core; the transports are beside it.
 //!
 //! One step: `listen` takes messages in (`uplinks`, `joins`: de-duplication, sender, counters, receive windows), `send`
-//! decides what leaves (`downlinks` for one device, `groups` for many) and returns every change that has to be committed
-//! before it does. `air` finds a start that is free, legal and in the operator's share, with `schedule` (what is on air
-//! when), `ledger` (the duty cycle) and `clock` (a gateway's counter against server time).
+//! decides what leaves (`downlinks` for one device, `groups` for many) and returns every change that has to be
+//! committed before it does. `air` finds a start that is free, legal and in the operator's share, with `schedule` (what
+//! is on air when), `ledger` (the duty cycle) and `clock` (a gateway's counter against server time).
 //!
 //! Not here: class B, LoRaWAN 1.1, adaptive data rate. Records live in the snapshot and the changes; what is in memory
 //! only (windows, reservations, queues) may be lost with the process at any time.

@@ -1,7 +1,7 @@
 //! The receive windows a class A device opens after an uplink: where they are, and which gateway can meet which.
 //!
-//! Their time is the gateway's own: its counter at the end of the uplink plus the delay. Server time is used only to know
-//! whether there is time left, and against the schedule.
+//! Their time is the gateway's own: its counter at the end of the uplink plus the delay. Server time is used only to
+//! know whether there is time left, and against the schedule.
 
 use super::When;
 use super::air::{Air, Emission};
@@ -108,8 +108,8 @@ pub(super) struct Placement {
     pub(super) when: When,
 }
 
-/// Chooses window and gateway for a frame of `phy_length` bytes that starts between `earliest` and `deadline`: RX1 before
-/// RX2, the best signal before others, and starts free of other gateways' frames before all else.
+/// Chooses window and gateway for a frame of `phy_length` bytes that starts between `earliest` and `deadline`: RX1
+/// before RX2, the best signal before others, and starts free of other gateways' frames before all else.
 pub(super) fn place(
     air: &Air,
     now: Timestamp,

@@ -1,7 +1,7 @@
 //! What is on air when: one reservation per transmission, of all gateways.
 //!
-//! A gateway sends one frame at a time, with a gap; frames of different gateways never overlap on a frequency, where the
-//! caller asks for it. Duty cycle and air share are not here.
+//! A gateway sends one frame at a time, with a gap; frames of different gateways never overlap on a frequency, where
+//! the caller asks for it. Duty cycle and air share are not here.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -1,7 +1,8 @@
 //! The UDP protocol of the Semtech packet forwarder, version 2: datagrams to values and back, for both ends.
 //!
-//! Every input is possible: a datagram is read as far as it makes sense, bad entries are counted and the good ones beside
-//! them kept. Nothing is authenticated; whom to believe is decided elsewhere. PROTOCOL.TXT of `Lora-net/packet_forwarder`.
+//! Every input is possible: a datagram is read as far as it makes sense, bad entries are counted and the good ones
+//! beside them kept. Nothing is authenticated; whom to believe is decided elsewhere. PROTOCOL.TXT of
+//! `Lora-net/packet_forwarder`.
 
 use base64::Engine as _;
 use base64::alphabet;

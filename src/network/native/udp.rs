@@ -1,5 +1,5 @@
-//! SHELL: gateways that speak the Semtech protocol over one UDP socket. Nothing is decided here, except whom to believe:
-//! gateways on the allow-list, at the address their last `PULL_DATA` came from.
+//! SHELL: gateways that speak the Semtech protocol over one UDP socket. Nothing is decided here, except whom to
+//! believe: gateways on the allow-list, at the address their last `PULL_DATA` came from.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;

@@ -29,7 +29,8 @@ impl MemoryStore {
         Self::default()
     }
 
-    /// A commit that was cut short by a panic leaves its undo behind, which the next one settles or rolls back with its own.
+    /// A commit that was cut short by a panic leaves its undo behind, which the next one settles or rolls back with its
+    /// own.
     fn state(&self) -> MutexGuard<'_, MemoryState> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -1,8 +1,8 @@
 //! Records in one SQLite file: WAL, `synchronous=FULL`, one connection that writes and a few that read.
 //!
 //! A commit is one transaction on the writing connection; when it returns, the write-ahead log is on disk.
-//! [`Store::snapshot`] reads on the same connection, so that it sees the end of a commit whose outcome was unknown. A file
-//! beside the database is locked while the store is open: two servers on one database would use counters twice.
+//! [`Store::snapshot`] reads on the same connection, so that it sees the end of a commit whose outcome was unknown. A
+//! file beside the database is locked while the store is open: two servers on one database would use counters twice.
 
 mod catalog;
 mod restore;
