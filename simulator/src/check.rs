@@ -166,7 +166,7 @@ pub fn run(options: &CheckOptions) -> Outcome {
     for device in &devices {
         check_device(&world, options, device, &mut broken);
     }
-    for (gateway, breaches) in world.lab(|lab| breaches(lab)) {
+    for (gateway, breaches) in world.lab(breaches) {
         broken(format!("gateway {gateway}: {breaches}"));
     }
     Outcome {

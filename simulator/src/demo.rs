@@ -15,6 +15,7 @@ use lorawan_fuota::proto::v1::{
 };
 use lorawan_fuota::time::Timestamp;
 use serde_json::json;
+use tokio::sync::watch;
 
 use crate::bound;
 use crate::channel::{Channel, ChannelConfig};
@@ -54,8 +55,10 @@ pub struct DemoArgs {
 
 /// Bytes of real machine code in the image.
 const BODY: usize = 20_000;
-/// From the start of the task to its distribution window: the join and a few exchanges with each device.
-const SETUP: Duration = Duration::from_secs(36);
+/// From the start of the task to its distribution window: a few exchanges with each device.
+const SETUP: Duration = Duration::from_secs(38);
+/// All devices are to have joined by then.
+const JOINED_WITHIN: Duration = Duration::from_secs(120);
 /// The task gives up after.
 const DEADLINE: Duration = Duration::from_secs(15 * 60);
 
@@ -123,6 +126,12 @@ async fn show(args: &DemoArgs) -> Result<Shown> {
     let radio = lab.run_until(std::future::pending::<()>());
     let mut restarts = 0;
     let scenario = async {
+        joined(&fleet, view.clone()).await?;
+        say(&format!(
+            "joined    {} end-devices over {} gateways",
+            fleet.devices.len(),
+            fleet.gateways.len()
+        ));
         let started = operator
             .run_task("demo", &task_record(&task, clock.now()), watched)
             .await?;
@@ -226,6 +235,15 @@ pub(crate) fn lab(fleet: &Fleet, start: Timestamp) -> Lab {
         gateways.collect(),
         Channel::new(channel, seed),
     )
+}
+
+async fn joined(fleet: &Fleet, mut view: watch::Receiver<LabView>) -> Result<()> {
+    let all = fleet.devices.len();
+    let joined = view.wait_for(|v| v.devices.iter().filter(|d| d.is_activated).count() == all);
+    tokio::time::timeout(JOINED_WITHIN, joined)
+        .await
+        .context("not all devices have joined")??;
+    Ok(())
 }
 
 /// Starts the server again whenever it dies; returns when that fails.

@@ -474,29 +474,16 @@ impl Shared {
                     seen.devices.insert(key, device.clone());
                 }
                 Change::PutDistributionSession(session) => {
-                    eprintln!(
-                        "{} #{} {:?} u{} c{}/{} r{} gw {:?}",
-                        self.now.get().as_unix_seconds() - 1_800_000_030,
-                        session.id.number,
-                        session.phase,
-                        session.uncoded_sent,
-                        session.coded_sent,
-                        session.coded_target,
-                        session.round,
-                        session.gateways
-                    );
                     let window = (session.window.start, session.window.end());
                     let windows = seen.windows.entry(session.id.clone()).or_default();
                     if !windows.contains(&window) {
                         windows.push(window);
                     }
                     if let Some(before) = seen.sessions.insert(session.id.clone(), session.clone())
+                        && (session.uncoded_sent < before.uncoded_sent
+                            || session.coded_sent < before.coded_sent)
                     {
-                        if session.uncoded_sent < before.uncoded_sent
-                            || session.coded_sent < before.coded_sent
-                        {
-                            problems.push(format!("progress of {:?} went back", session.id));
-                        }
+                        problems.push(format!("progress of {:?} went back", session.id));
                     }
                 }
                 Change::PutMcGroup(McGroup {

@@ -25,10 +25,10 @@ impl Campaign {
         let profile = std::sync::Arc::clone(&device.profile);
         let packages = &profile.packages;
         let Some(f_port) = uplink.f_port else { return };
-        if let VersionSource::UplinkField(field) = profile.version_source {
-            if let Some(version) = field.read(f_port, &uplink.payload) {
-                self.version_reported(now, dev_eui, version, around);
-            }
+        if let VersionSource::UplinkField(field) = profile.version_source
+            && let Some(version) = field.read(f_port, &uplink.payload)
+        {
+            self.version_reported(now, dev_eui, version, around);
         }
         let unreadable =
             if let Some(package) = packages.multicast_setup.filter(|p| p.f_port == f_port) {
@@ -173,12 +173,7 @@ impl Campaign {
     }
 
     /// A device joined: what it held may be gone.
-    pub(super) fn joined(
-        &mut self,
-        now: Timestamp,
-        dev_eui: DevEui,
-        around: &mut Surroundings<'_>,
-    ) {
+    pub(super) fn joined(&mut self, now: Timestamp, dev_eui: DevEui, around: &Surroundings<'_>) {
         let loses = around
             .fleet
             .get(dev_eui)

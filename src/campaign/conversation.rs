@@ -84,9 +84,9 @@ impl Command {
     }
 }
 
-/// How long an answer may take before the command is asked again. Devices answer within 0 to 3 s; RX1 opens up to 15 s
-/// after the uplink, usually 1 s.
-const PATIENCE: Duration = Duration::from_millis(3500);
+/// How long an answer may take before the command is asked again at the device's next uplink. Most devices answer within a
+/// second of RX1; the few that take up to three see a command twice, if their uplinks come that fast.
+const PATIENCE: Duration = Duration::from_millis(2500);
 /// Before a device that listens continuously is asked again.
 const LISTENER_PATIENCE: Duration = Duration::from_secs(10);
 /// Before a downlink the network refused is tried again to a device that listens continuously.

@@ -785,7 +785,7 @@ impl Campaign {
         number: usize,
         members: &[(DevEui, DeviceState, SetupStage)],
         ready: &[DevEui],
-        around: &mut Surroundings<'_>,
+        around: &Surroundings<'_>,
     ) {
         let mut late = Vec::new();
         for (dev_eui, ..) in members
@@ -867,7 +867,7 @@ impl Campaign {
     }
 
     /// The window is over, or passed without anybody: another one is announced, and what devices hold is kept.
-    fn next_window(&mut self, now: Timestamp, number: usize, around: &mut Surroundings<'_>) {
+    fn next_window(&mut self, now: Timestamp, number: usize, around: &Surroundings<'_>) {
         let members: Vec<DevEui> = self.members(number).map(|d| d.dev_eui).collect();
         let start = self.setup_ends(now, &members, around);
         let Some(session) = self.sessions.get_mut(number) else {

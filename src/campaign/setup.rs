@@ -228,10 +228,10 @@ impl Campaign {
             return;
         }
         self.update_setup(dev_eui, |setup| setup.group = true);
-        if let Some(status) = around.fleet.status_mut(dev_eui) {
-            if let Some(Some(slot)) = status.mc_slots.get_mut(usize::from(answer.mc_group_id)) {
-                slot.confirmed = true;
-            }
+        if let Some(status) = around.fleet.status_mut(dev_eui)
+            && let Some(Some(slot)) = status.mc_slots.get_mut(usize::from(answer.mc_group_id))
+        {
+            slot.confirmed = true;
         }
         self.answered(now, dev_eui);
         self.check_ready(now, dev_eui);
@@ -366,10 +366,10 @@ impl Campaign {
             return;
         }
         self.update_setup(dev_eui, |setup| setup.fragmentation = true);
-        if let Some(status) = around.fleet.status_mut(dev_eui) {
-            if let Some(Some(slot)) = status.frag_slots.get_mut(usize::from(answer.frag_index)) {
-                slot.confirmed = true;
-            }
+        if let Some(status) = around.fleet.status_mut(dev_eui)
+            && let Some(Some(slot)) = status.frag_slots.get_mut(usize::from(answer.frag_index))
+        {
+            slot.confirmed = true;
         }
         self.answered(now, dev_eui);
         self.check_ready(now, dev_eui);

@@ -125,12 +125,12 @@ fn take_in(now: Timestamp, uplink: &Uplink, fleet: &mut Fleet) -> Option<(u8, Ve
     let profile = std::sync::Arc::clone(&fleet.get(uplink.dev_eui)?.profile);
     let f_port = uplink.f_port?;
     let (packages, payload) = (&profile.packages, &uplink.payload);
-    if let VersionSource::UplinkField(field) = profile.version_source {
-        if let Some(version) = field.read(f_port, payload) {
-            fleet
-                .status_mut(uplink.dev_eui)?
-                .note_version(MAIN_COMPONENT, version, now);
-        }
+    if let VersionSource::UplinkField(field) = profile.version_source
+        && let Some(version) = field.read(f_port, payload)
+    {
+        fleet
+            .status_mut(uplink.dev_eui)?
+            .note_version(MAIN_COMPONENT, version, now);
     }
     if packages
         .firmware_management
@@ -220,9 +220,9 @@ fn cleanup(device: &FleetDevice) -> Option<(u8, Vec<u8>)> {
 }
 
 fn clear<T>(slot: Option<&mut Option<T>>, leftover: impl Fn(&T) -> bool) {
-    if let Some(slot) = slot {
-        if slot.as_ref().is_some_and(leftover) {
-            *slot = None;
-        }
+    if let Some(slot) = slot
+        && slot.as_ref().is_some_and(leftover)
+    {
+        *slot = None;
     }
 }

@@ -147,11 +147,11 @@ impl Config {
             grpc: given
                 .grpc
                 .or(file.grpc)
-                .unwrap_or(SocketAddr::from(([127, 0, 0, 1], 50_051))),
+                .unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 50_051))),
             udp: given
                 .udp
                 .or(file.udp)
-                .unwrap_or(SocketAddr::from(([0, 0, 0, 0], 1700))),
+                .unwrap_or_else(|| SocketAddr::from(([0, 0, 0, 0], 1700))),
             master_key_given: master_key_file.is_some(),
             master_key_file: master_key_file.unwrap_or_else(|| data.join("master.key")),
             data,

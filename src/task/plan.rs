@@ -179,7 +179,10 @@ pub fn plan(request: &PlanRequest<'_>) -> Result<Plan, PlanError> {
         .max()
         .unwrap_or(prepare_at);
     let finish_at = last_window + completion;
-    let deadline = request.task.deadline.unwrap_or(finish_at + slack(request));
+    let deadline = match request.task.deadline {
+        Some(deadline) => deadline,
+        None => finish_at + slack(request),
+    };
     if finish_at > deadline {
         let message = format!("expected finish {finish_at} is later");
         return Err(PlanError::Field {
@@ -252,10 +255,10 @@ fn check_order(request: &PlanRequest<'_>) -> Result<(), PlanError> {
     {
         return fail("deadline", "lies in the past");
     }
-    if let (Some(start), Some(after)) = (task.window_start, task.prepare_after) {
-        if start <= after {
-            return fail("window_start", "must be later than prepare_after");
-        }
+    if let (Some(start), Some(after)) = (task.window_start, task.prepare_after)
+        && start <= after
+    {
+        return fail("window_start", "must be later than prepare_after");
     }
     Ok(())
 }
@@ -302,10 +305,8 @@ fn place(
         let said = device.status.capabilities.get(&id).map(|c| c.version);
         said.filter(|said| *said != version.number())
     };
-    let said = differs(multicast_setup::PACKAGE_IDENTIFIER, multicast.version).or(differs(
-        fragmentation::PACKAGE_IDENTIFIER,
-        frag_package.version,
-    ));
+    let said = differs(multicast_setup::PACKAGE_IDENTIFIER, multicast.version)
+        .or_else(|| differs(fragmentation::PACKAGE_IDENTIFIER, frag_package.version));
     if let Some(said) = said {
         let evidence =
             format!("the device answered package version {said}, the profile says otherwise");
@@ -331,13 +332,13 @@ fn place(
     let data_rate = task
         .options
         .data_rate
-        .or(group.and_then(|g| g.data_rate))
-        .unwrap_or(profile.region.rx2().1);
+        .or_else(|| group.and_then(|g| g.data_rate))
+        .unwrap_or_else(|| profile.region.rx2().1);
     let frequency_hz = task
         .options
         .frequency_hz
-        .or(group.and_then(|g| g.frequency_hz))
-        .unwrap_or(profile.region.default_multicast_hz());
+        .or_else(|| group.and_then(|g| g.frequency_hz))
+        .unwrap_or_else(|| profile.region.default_multicast_hz());
     let Some(largest) = sizing::largest_fragment(profile.region, data_rate) else {
         let message = format!("{data_rate} carries no fragment in {}", profile.region);
         return Err(PlanError::Field {

@@ -513,7 +513,7 @@ impl Bench {
             Command::PutGateway(gateway),
             Command::PutDeviceProfile(profile(
                 version,
-                ids.first().map_or(second(60), |(_, i)| *i),
+                ids.first().map_or_else(|| second(60), |(_, i)| *i),
             )),
             Command::PutDevices(devices),
         ]);

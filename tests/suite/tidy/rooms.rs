@@ -169,7 +169,7 @@ impl Rooms {
         let Some(target) = self.room(&place) else {
             return Some(format!("`{}` leads to no room", mention.path.join("::")));
         };
-        let allowed = target.name == room.name || room.may.iter().any(|may| *may == target.name);
+        let allowed = target.name == room.name || room.may.contains(&target.name);
         (!allowed).then(|| format!("`{}` may not import `{}`", room.name, target.name))
     }
 }
