@@ -1,4 +1,5 @@
-//! Pages of list calls. A page token is opaque: a digest of what is listed, the number of items on all pages, and the key
+//! Pages of list calls. A page token is opaque: a digest of what is listed, the number of items on all pages, and
+//! the key
 //! of the last item, so that a token used with another filter is noticed and later pages need not count again.
 
 use std::future::Future;
@@ -37,7 +38,8 @@ pub(super) struct Listed<T> {
 }
 
 impl PageRequest {
-    /// Reads the fields `page_size` and `page_token`; `scope` is all that decides what is listed: method, parent, filter.
+    /// Reads the fields `page_size` and `page_token`; `scope` is all that decides what is listed: method, parent,
+    /// filter.
     pub(super) fn read(fields: &mut Fields, page_size: i32, token: &str, scope: &[&str]) -> Self {
         let mut digest = [0; DIGEST];
         digest.copy_from_slice(&sha256(scope.join("\0").as_bytes())[..DIGEST]);
