@@ -60,7 +60,8 @@ pub(super) fn read_settings(
     })
 }
 
-/// The multicast keys of a device, if any are given; what is wrong is noted. `app_key` is the one stored, for a device
+/// The multicast keys of a device, if any are given; what is wrong is noted. `app_key` is the one stored, for a
+/// device
 /// whose activation is not given along.
 pub(super) fn read_keys(
     fields: &mut Fields,

@@ -468,8 +468,8 @@ fn changes_keys(fields: &mut Fields, mask: &Mask, given: &v1::EndDevice) -> bool
     named || (!empty && mask.has(field))
 }
 
-/// Whether the mask and the message bring a new activation. With `*`, one without keys, as reads show it, stays as it
-/// is.
+/// Whether the mask and the message bring a new activation. With `*`, one without keys, as reads show it, stays as
+/// it is.
 fn changes_activation(fields: &mut Fields, mask: &Mask, given: &v1::EndDevice) -> bool {
     use v1::end_device::Activation;
 

@@ -1,4 +1,5 @@
-//! The filter of list calls: terms `field = value` joined by ` AND `. A value is a word of `[A-Za-z0-9_./:-]` or a text
+//! The filter of list calls: terms `field = value` joined by ` AND `. A value is a word of `[A-Za-z0-9_./:-]` or a
+//! text
 //! in double quotes with `\"` and `\\` inside.
 
 /// What the values of a field look like.

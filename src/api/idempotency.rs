@@ -1,6 +1,7 @@
 //! `request_id`: a repeat of a mutating call gets the first answer again.
 //!
-//! The answer is committed together with the change it reports, so either both are there or neither. The fingerprint is
+//! The answer is committed together with the change it reports, so either both are there or neither. The
+//! fingerprint is
 //! the SHA-256 of the encoded request without its `request_id`; maps are ordered, so equal requests encode equally.
 
 use std::time::Duration;

@@ -284,8 +284,8 @@ fn read(
     })
 }
 
-/// Checks structure and SHA-256 of an MCUboot image; its version. The digest of an encrypted image cannot be checked
-/// here.
+/// Checks structure and SHA-256 of an MCUboot image; its version. The digest of an encrypted image cannot be
+/// checked here.
 fn check_mcuboot(bytes: &[u8]) -> Result<firmware::ImageVersion, ImageError> {
     match Container::recognise(bytes)? {
         Container::Raw => Err(ImageError::Magic),

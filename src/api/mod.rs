@@ -1,9 +1,11 @@
 //! EDGE: the gRPC services of `proto/fuota/v1`.
 //!
 //! Reads come from the store ([`Catalog`]). What the machines hold (profiles, devices, gateways, started tasks) is
-//! changed only by commands to the one writer ([`Handle`]); images, multicast groups and drafts are committed straight
-//! to the store. Every change holds the *desk*, one lock around read, check and write, and runs to its end even when
-//! its client goes away. No business rule lives here: the plan decides what can be started, the writer what is done.
+//! changed
+//! only by commands to the one writer ([`Handle`]); images, multicast groups and drafts are committed straight to the
+//! store. Every change holds the *desk*, one lock around read, check and write, and runs to its end even when its
+//! client
+//! goes away. No business rule lives here: the plan decides what can be started, the writer what is done.
 //!
 //! One file per service; beside them the files that turn records into messages and back, named by what they turn.
 
@@ -61,7 +63,8 @@ pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
 /// Fills a buffer with random bytes fit for keys.
 pub type Entropy = Arc<dyn Fn(&mut [u8]) + Send + Sync>;
 
-/// Bytes of a request that are decoded at all. Calls that take less say so themselves, with the status the proto names.
+/// Bytes of a request that are decoded at all. Calls that take less say so themselves, with the status the proto
+/// names.
 const DECODE_LIMIT: usize = 16 << 20;
 
 /// The gRPC API over a store and the line to the writer.
@@ -150,8 +153,8 @@ impl<S: Catalog> Api<S> {
     }
 
     /// All services, health and reflection (v1 and v1alpha) included. With a token every call but those of the health
-    /// service has to carry it: a load balancer asks for health and has no token; reflection tells what the server can
-    /// do.
+    /// service has to carry it: a load balancer asks for health and has no token; reflection tells what the server
+    /// can do.
     pub async fn router(
         &self,
         token: Option<Token>,
@@ -197,7 +200,8 @@ impl<S: Catalog> Api<S> {
             )))
     }
 
-    /// Answers the connections of `incoming` until `stop` resolves. Where it listens was checked with [`check_listen`].
+    /// Answers the connections of `incoming` until `stop` resolves. Where it listens was checked with
+    /// [`check_listen`].
     ///
     /// Streams that clients keep open are not waited for by `stop` alone: drop this future to end them.
     pub async fn serve_with_incoming<I, Io, E>(
@@ -308,8 +312,9 @@ fn answer<T>(result: Result<T, ApiError>) -> Result<Response<T>, Status> {
     result.map(Response::new).map_err(Status::from)
 }
 
-/// Carries a change out to its end, whether or not the client still waits: what was begun under the desk must not be
-/// left half done, nor the desk be given to the next before it is.
+/// Carries a change out to its end, whether or not the client still waits: what was begun under the desk must not
+/// be left
+/// half done, nor the desk be given to the next before it is.
 async fn carry_out<T: Send + 'static>(
     change: impl Future<Output = Result<T, ApiError>> + Send + 'static,
 ) -> Result<Response<T>, Status> {

@@ -1,5 +1,6 @@
-//! Pages of list calls. A page token is opaque: a digest of what is listed, the number of items on all pages, and the
-//! key of the last item, so that a token used with another filter is noticed and later pages need not count again.
+//! Pages of list calls. A page token is opaque: a digest of what is listed, the number of items on all pages, and
+//! the key
+//! of the last item, so that a token used with another filter is noticed and later pages need not count again.
 
 use std::future::Future;
 

@@ -1,6 +1,7 @@
 //! Tasks, their devices, waves and sessions: proto <-> record.
 //!
-//! Task and task devices share one sequence. In the records the task's number is that of the last change of anything in
+//! Task and task devices share one sequence. In the records the task's number is that of the last change of
+//! anything in
 //! it, so task and device may have the same one. On the wire a device's is `2 n` and the task's `2 n + 1`: then every
 //! record of a watch has its own number, and the task comes after the device that moved it.
 

@@ -125,8 +125,8 @@ async fn a_bad_profile_is_refused_field_by_field() {
         }),
         status_interpretation: 17,
         uplink_interval: Some(prost_types::Duration {
-            seconds: 9,
-            nanos: 0,
+            seconds: 0,
+            nanos: 999_999_999,
         }),
         reboot_downlink: Some(v1::RebootDownlink::default()),
         version_source: Some(v1::VersionSource {

@@ -40,9 +40,10 @@ const TABLE: &str = "
                                         simulator/gateway simulator/device
     simulator/udp              SHELL -> time lorawan simulator/gateway simulator/semtech
     simulator/realtime         SHELL -> time lorawan simulator/gateway simulator/device simulator/lab
-                                        simulator/semtech simulator/udp
+                                        simulator/semtech simulator/udp simulator/counter_watch
+    simulator/counter_watch    PURE  -> lorawan
     simulator/world            SHELL -> time lorawan record campaign network network/native store runtime
-                                        simulator/random simulator/gateway simulator/lab
+                                        simulator/random simulator/gateway simulator/lab simulator/counter_watch
     simulator/fleet            EDGE  -> lorawan firmware proto simulator/random simulator/device simulator/channel
                                         simulator/gateway simulator/lab
     simulator/check            EDGE  -> time lorawan firmware record runtime simulator/random simulator/channel
@@ -53,7 +54,8 @@ const TABLE: &str = "
     simulator/demo             EDGE  -> time lorawan proto simulator/bound simulator/channel simulator/gateway
                                         simulator/device simulator/lab simulator/realtime simulator/fleet
                                         simulator/operator simulator/server
-    simulator/main             EDGE  -> simulator/check simulator/demo
+    simulator/lab_command      EDGE  -> proto simulator/demo simulator/device simulator/fleet simulator/realtime
+    simulator/main             EDGE  -> simulator/check simulator/demo simulator/lab_command
 ";
 
 /// Crates that PURE rooms do not name.
