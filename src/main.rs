@@ -39,6 +39,10 @@ struct Fuota {
 }
 
 #[derive(Subcommand)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "there is one of them, and clap flattens no boxes"
+)]
 enum Command {
     /// Run the server.
     Serve(Box<ServeArgs>),

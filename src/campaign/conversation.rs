@@ -84,8 +84,8 @@ impl Command {
     }
 }
 
-/// How long an answer may take before the command is asked again at the device's next uplink. Most devices answer within a
-/// second of RX1; the few that take up to three see a command twice, if their uplinks come that fast.
+/// How long an answer may take before the command is asked again at the device's next uplink. Most devices answer
+/// within a second of RX1; the few that take up to three see a command twice, if their uplinks come that fast.
 const PATIENCE: Duration = Duration::from_millis(2500);
 /// Before a device that listens continuously is asked again.
 const LISTENER_PATIENCE: Duration = Duration::from_secs(10);

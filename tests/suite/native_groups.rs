@@ -44,7 +44,7 @@ fn a_group_sends_its_frames_back_to_back_by_the_counter_of_its_gateway() {
             When::Immediately => panic!("not timed"),
         })
         .collect();
-    // 113 bytes at SF7 and 500 kHz take 47.4 ms, counted as 48, and 42.5 ms lie between.
+    // 113 bytes at SF7 and 500 kHz take 47.4 ms, counted as 48, and 43.5 ms lie between.
     assert_eq!(starts, [300_000, 391_500, 483_000, 574_500, 666_000]);
     let (nwk, app) = (
         mc_nwk_s_key(&Key128::from_bytes(MC_KEY), MC_ADDR),
