@@ -153,7 +153,7 @@ impl Campaign {
         &mut self,
         now: Timestamp,
         number: usize,
-        around: &mut Surroundings<'_>,
+        around: &Surroundings<'_>,
     ) {
         // Each turn changes the phase or stops; a session passes few phases at one moment.
         for _ in 0..8 {
@@ -302,7 +302,7 @@ impl Campaign {
     }
 
     /// Releases the next frame of a session, if its turn has come.
-    fn release(&mut self, now: Timestamp, number: usize, around: &mut Surroundings<'_>) {
+    fn release(&mut self, now: Timestamp, number: usize, around: &Surroundings<'_>) {
         if self.nobody_left(number) {
             return self.close_session(number);
         }
@@ -436,7 +436,7 @@ impl Campaign {
         now: Timestamp,
         number: usize,
         kind: PollKind,
-        around: &mut Surroundings<'_>,
+        around: &Surroundings<'_>,
     ) {
         let Some(session) = self.sessions.get_mut(number) else {
             return;
@@ -489,12 +489,7 @@ impl Campaign {
     }
 
     /// While devices are asked one by one: a new need opens another round at once.
-    fn evaluate_individual(
-        &mut self,
-        now: Timestamp,
-        number: usize,
-        around: &mut Surroundings<'_>,
-    ) {
+    fn evaluate_individual(&mut self, now: Timestamp, number: usize, around: &Surroundings<'_>) {
         let devices = self.receiving(number);
         if let Some(session) = self.sessions.get_mut(number) {
             session.heard_any = false;
@@ -512,7 +507,7 @@ impl Campaign {
         now: Timestamp,
         number: usize,
         devices: &[DevEui],
-        around: &mut Surroundings<'_>,
+        around: &Surroundings<'_>,
     ) -> bool {
         let Some(session) = self.sessions.get(number) else {
             return false;
@@ -694,7 +689,7 @@ impl Campaign {
     }
 
     /// The window opens: who is ready takes part, who is not gets another session.
-    fn open_window(&mut self, now: Timestamp, number: usize, around: &mut Surroundings<'_>) {
+    fn open_window(&mut self, now: Timestamp, number: usize, around: &Surroundings<'_>) {
         let Some(session) = self.sessions.get(number) else {
             return;
         };
