@@ -35,7 +35,7 @@ pub(super) struct TaskSettings {
     #[arg(long, value_name = "TIME", value_parser = when_parser(), help_heading = TIMES)]
     window_start: Option<When>,
 
-    /// What is open then ends [default: 7 days after the window opens]
+    /// What is open then ends [default: well after the expected end]
     #[arg(long, value_name = "TIME", value_parser = when_parser(), help_heading = TIMES)]
     deadline: Option<When>,
 
