@@ -1,10 +1,10 @@
 //! Virtual time: the production loop, engine, native network server and campaigns, driven by simulated gateways and
 //! devices.
 //!
-//! A run is a function of its lab, seed and [`Faults`]: one seed, one history. Nothing waits for real time; the loop's future is
-//! polled by hand, and time jumps to the next event of clock or lab. Faults strike between any two steps: the store can
-//! fail before or after it wrote, and the server can die there, which drops its future and starts it again from the
-//! store.
+//! A run is a function of its lab, seed and [`Faults`]: one seed, one history. Nothing waits for real time; the loop's
+//! future is polled by hand, and time jumps to the next event of clock or lab. Faults strike between any two steps: the
+//! store can fail before or after it wrote, and the server can die there, which drops its future and starts it again
+//! from the store.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::{Future, pending, poll_fn};
