@@ -171,12 +171,12 @@ impl<N: Network> Engine<N> {
         &self.network
     }
 
-    /// The network, to be changed from outside by tests and simulations.
+    /// The network, to be changed from outside by tests.
     pub fn network_mut(&mut self) -> &mut N {
         &mut self.network
     }
 
-    /// The fleet, to be changed from outside by tests and simulations.
+    /// The fleet, to be changed from outside by tests.
     pub fn fleet_mut(&mut self) -> &mut Fleet {
         &mut self.fleet
     }
