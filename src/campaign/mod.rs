@@ -14,8 +14,10 @@ mod completion;
 mod conversation;
 mod distribution;
 mod keys;
+mod rounds;
 mod setup;
 mod status;
+mod windows;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

@@ -1,0 +1,405 @@
+//! Status rounds: who is asked after a round of fragments, and how long the next one is.
+//!
+//! Cost function of a round: every coded fragment costs its air, every poll costs the wait for its answers. A round
+//! sends what the worst device needs in the mean plus [`ROUND_DEVIATIONS`] standard deviations. TS004-2.0.0 §3.3.
+
+use std::collections::BTreeSet;
+
+use crate::lorawan::PackageVersion;
+use crate::lorawan::fragmentation::{self, FragSessionStatusAns, FragSessionStatusReq};
+use crate::lorawan::identifiers::DevEui;
+use crate::record::{
+    DeviceReason, DeviceState, FragmentReport, PollKind, SessionPhase, Target, fragments_sent,
+};
+use crate::task::sizing;
+use crate::time::Timestamp;
+
+use super::conversation::silence;
+use super::distribution::WINDOW_TAIL;
+use super::status::{self, Answer, Progress};
+use super::{Campaign, InFlight, Surroundings, Timing};
+
+/// Standard deviations of luck a round allows for. More costs frames nobody needs, less costs another poll.
+const ROUND_DEVIATIONS: f64 = 0.7;
+/// Roll calls by multicast before devices are asked one by one.
+const ROLL_CALLS: u8 = 2;
+/// Frames one group may send: the counter must not reach 16 bits.
+const MAX_GROUP_FRAMES: u32 = 65_000;
+/// Up to so many devices all are asked at once: a poll of those with gaps would save few answers and leave the silent
+/// ones unknown, which costs another poll.
+const ROLL_CALL_GROUP: usize = 50;
+/// Up to so many devices are asked one by one after a repair round.
+const STRAGGLERS: usize = 16;
+
+impl Campaign {
+    /// Who is asked after a round: large groups for their gaps, small ones all at once, and a few stragglers whose
+    /// uplinks come sooner than answers to a poll would, one by one.
+    pub(super) fn next_poll(&self, number: usize, around: &Surroundings<'_>) -> PollKind {
+        let devices = self.receiving(number);
+        let Some(session) = self.sessions.get(number) else {
+            return PollKind::Gaps;
+        };
+        let spread = fragmentation::block_ack_delay_max(session.record.block.block_ack_delay);
+        let known = devices.iter().filter_map(|d| around.fleet.get(*d));
+        let soon = known
+            .map(|d| d.profile.uplink_interval)
+            .max()
+            .unwrap_or_default()
+            < spread;
+        match devices.len() {
+            0..=STRAGGLERS if soon && session.record.round > 1 => PollKind::Individual,
+            0..=ROLL_CALL_GROUP => PollKind::RollCall,
+            _ => PollKind::Gaps,
+        }
+    }
+
+    /// Asks for status: by multicast, or (individually) at each device's next uplink.
+    pub(super) fn poll(
+        &mut self,
+        now: Timestamp,
+        number: usize,
+        kind: PollKind,
+        around: &Surroundings<'_>,
+    ) {
+        let unanswered: BTreeSet<DevEui> = self.receiving(number).into_iter().collect();
+        let silence = unanswered
+            .iter()
+            .filter_map(|d| around.fleet.get(*d))
+            .map(silence)
+            .max();
+        let silence = silence.unwrap_or(sizing::ANSWER_SLACK);
+        let Some(session) = self.sessions.get_mut(number) else {
+            return;
+        };
+        session.unanswered = Some(unanswered);
+        session.heard_any = false;
+        let record = &mut session.record;
+        let spread = fragmentation::block_ack_delay_max(record.block.block_ack_delay);
+        let (id, port, frag_index) = (record.id.clone(), record.frag_port, record.block.frag_index);
+        self.changed.sessions.insert(id.number);
+        if kind == PollKind::Individual {
+            record.phase = SessionPhase::Polling {
+                kind,
+                until: now + silence,
+            };
+            self.due
+                .extend(self.devices.keys().map(|dev_eui| (now, *dev_eui)));
+            return;
+        }
+        record.phase = SessionPhase::Polling {
+            kind,
+            until: now + spread + sizing::ANSWER_SLACK,
+        };
+        let timing = Timing {
+            answers: None,
+            earliest: session.air_end,
+            deadline: record.window.end(),
+        };
+        let mut payload = Vec::new();
+        let request = FragSessionStatusReq {
+            frag_index,
+            participants: kind == PollKind::RollCall,
+        };
+        fragmentation::DownlinkCommand::FragSessionStatusReq(request)
+            .encode(record.block.version, &mut payload);
+        let sent = self.send(
+            InFlight::Poll { session: id.number },
+            Target::Group(id),
+            port,
+            payload,
+            timing,
+        );
+        if let Some(session) = self.sessions.get_mut(number) {
+            session.waiting = Some(sent);
+            session.frames += 1;
+        }
+    }
+
+    /// The answers to a poll are in: another round, a roll call, or the end.
+    pub(super) fn evaluate(
+        &mut self,
+        now: Timestamp,
+        number: usize,
+        kind: PollKind,
+        around: &Surroundings<'_>,
+    ) {
+        let Some(session) = self.sessions.get_mut(number) else {
+            return;
+        };
+        let heard_any = std::mem::take(&mut session.heard_any);
+        let devices = self.receiving(number);
+        if devices.is_empty() {
+            return self.close_session(number);
+        }
+        if self.next_round(now, number, &devices, around) {
+            return;
+        }
+        // Nobody who answered needs anything; the others are done, or were not heard.
+        if kind == PollKind::Individual {
+            self.end_silent(now, number, around);
+        }
+        let Some(session) = self.sessions.get_mut(number) else {
+            return;
+        };
+        session.record.roll_calls = session.record.roll_calls.saturating_add(1);
+        let spread = fragmentation::block_ack_delay_max(session.record.block.block_ack_delay);
+        let in_window = now + spread < session.record.window.end();
+        // A first roll call finds most; another pays where waiting for each device's uplink takes longer.
+        let unsure = devices.iter().filter_map(|d| around.fleet.get(*d));
+        let interval = unsure
+            .map(|d| d.profile.uplink_interval)
+            .max()
+            .unwrap_or_default();
+        let again = heard_any && session.record.roll_calls <= ROLL_CALLS && interval > spread;
+        if in_window && (kind == PollKind::Gaps || (kind == PollKind::RollCall && again)) {
+            self.poll(now, number, PollKind::RollCall, around);
+        } else {
+            self.poll(now, number, PollKind::Individual, around);
+        }
+    }
+
+    /// Devices that were to be asked at their next uplink and had none for several of their intervals.
+    fn end_silent(&mut self, now: Timestamp, number: usize, around: &Surroundings<'_>) {
+        for dev_eui in self.receiving(number) {
+            let Some(device) = around.fleet.get(dev_eui) else {
+                continue;
+            };
+            let seen = device.status.last_seen.unwrap_or_default();
+            if now >= seen + silence(device) {
+                let evidence = format!("receiving, and not heard since {seen}");
+                let reason = Some(DeviceReason::NoAnswer);
+                self.conclude(now, dev_eui, DeviceState::Silent, reason, evidence);
+            }
+        }
+    }
+
+    /// While devices are asked one by one: a new need opens another round at once.
+    pub(super) fn evaluate_individual(
+        &mut self,
+        now: Timestamp,
+        number: usize,
+        around: &Surroundings<'_>,
+    ) {
+        let devices = self.receiving(number);
+        if let Some(session) = self.sessions.get_mut(number) {
+            session.heard_any = false;
+        }
+        if devices.is_empty() {
+            self.close_session(number);
+        } else {
+            self.next_round(now, number, &devices, around);
+        }
+    }
+
+    /// Begins a round for the devices known to need something; false when none does.
+    fn next_round(
+        &mut self,
+        now: Timestamp,
+        number: usize,
+        devices: &[DevEui],
+        around: &Surroundings<'_>,
+    ) -> bool {
+        let Some(session) = self.sessions.get(number) else {
+            return false;
+        };
+        let sent = fragments_sent(&session.record);
+        let needs: Vec<(DevEui, u16)> = devices
+            .iter()
+            .filter_map(|dev_eui| {
+                let device = self.devices.get(dev_eui).filter(|d| session.is_fresh(d))?;
+                let report = device.fragments.filter(|report| report.deficit > 0)?;
+                Some((
+                    *dev_eui,
+                    sizing::repair_frames(report.deficit, loss(&report, sent), ROUND_DEVIATIONS),
+                ))
+            })
+            .collect();
+        let Some(size) = needs.iter().map(|(_, frames)| *frames).max() else {
+            return false;
+        };
+        let record = &session.record;
+        let budget = sizing::coded_budget(
+            record.block.nb_frag,
+            self.task.options.max_redundancy_percent,
+        );
+        let left = budget.saturating_sub(record.coded_sent);
+        if left == 0 || session.frames >= MAX_GROUP_FRAMES {
+            for (dev_eui, _) in needs {
+                let evidence = format!(
+                    "still missing fragments after {} coded ones",
+                    record_coded(self, number)
+                );
+                self.conclude(
+                    now,
+                    dev_eui,
+                    DeviceState::Failed,
+                    Some(DeviceReason::BudgetSpent),
+                    evidence,
+                );
+            }
+            return false;
+        }
+        let size = size.clamp(1, left);
+        let Some(session) = self.sessions.get_mut(number) else {
+            return false;
+        };
+        session.record.coded_target = session.record.coded_sent.saturating_add(size);
+        session.record.round = session.record.round.saturating_add(1);
+        session.record.roll_calls = 0;
+        session.record.phase = SessionPhase::Sending;
+        let window_over = now + WINDOW_TAIL >= session.record.window.end();
+        self.changed.sessions.insert(session.record.id.number);
+        if window_over {
+            self.next_window(now, number, around);
+        }
+        true
+    }
+
+    /// `FragSessionStatusAns`.
+    pub(super) fn status_answered(
+        &mut self,
+        now: Timestamp,
+        dev_eui: DevEui,
+        version: PackageVersion,
+        answer: &FragSessionStatusAns,
+        around: &mut Surroundings<'_>,
+    ) {
+        let Some(device) = around.fleet.get(dev_eui) else {
+            return;
+        };
+        let stack = device.profile.status_interpretation;
+        let Some(record) = self.devices.get(&dev_eui) else {
+            return;
+        };
+        let Some(session) = self.session_of(record) else {
+            return;
+        };
+        let block = session.record.block;
+        if record.state != DeviceState::Receiving
+            || answer
+                .frag_index
+                .is_some_and(|index| index != block.frag_index)
+        {
+            return;
+        }
+        let number = usize::from(session.record.id.number);
+        let (coded_sent, sent) = (session.record.coded_sent, fragments_sent(&session.record));
+        // While fragments flow, an answer is about an earlier moment: it is no sign of what is needed after the round.
+        let settled = matches!(session.record.phase, SessionPhase::Polling { .. });
+        self.answered(now, dev_eui);
+        if answer.session_absent {
+            return self.session_lost(now, dev_eui);
+        }
+        if answer.memory_error {
+            let evidence = format!(
+                "memory error after {} of {} fragments",
+                answer.nb_frag_received, block.nb_frag
+            );
+            return self.conclude(
+                now,
+                dev_eui,
+                DeviceState::Failed,
+                Some(DeviceReason::MemoryError),
+                evidence,
+            );
+        }
+        let progress = status::interpret(
+            stack,
+            Answer {
+                version,
+                received: answer.nb_frag_received,
+                missing: answer.missing_frag,
+                nb_frag: block.nb_frag,
+                coded_sent,
+            },
+        );
+        let deficit = match progress {
+            Progress::Complete => 0,
+            Progress::Needs(deficit) => deficit,
+        };
+        let report = FragmentReport {
+            received: answer.nb_frag_received,
+            missing: answer.missing_frag,
+            deficit,
+            fragments_sent: if settled {
+                sent
+            } else {
+                sent.saturating_sub(1)
+            },
+            at: now,
+        };
+        if let Some(record) = self.devices.get_mut(&dev_eui) {
+            record.fragments = Some(report);
+            self.changed.devices.insert(dev_eui);
+        }
+        if let Some(status) = around.fleet.status_mut(dev_eui) {
+            status.loss_permille = Some(blend(status.loss_permille, loss(&report, sent)));
+        }
+        if let Some(session) = self.sessions.get_mut(number).filter(|_| settled) {
+            if let Some(unanswered) = &mut session.unanswered {
+                unanswered.remove(&dev_eui);
+            }
+            session.heard_any = true;
+        }
+        if progress != Progress::Complete {
+            return;
+        }
+        let evidence = format!(
+            "status: {} received, {} missing of {}",
+            report.received, report.missing, block.nb_frag
+        );
+        match (version, answer.mic_error) {
+            (PackageVersion::V2, true) => {
+                self.conclude(
+                    now,
+                    dev_eui,
+                    DeviceState::Failed,
+                    Some(DeviceReason::MicError),
+                    evidence,
+                );
+            }
+            // Version 2 checks the MIC before it says so; TS006 may still be asked what it thinks of the image.
+            (PackageVersion::V2, false) => {
+                self.conclude(now, dev_eui, DeviceState::ReportedReceived, None, evidence)
+            }
+            (PackageVersion::V1, _) => {
+                self.conclude(now, dev_eui, DeviceState::ReportedReceived, None, evidence)
+            }
+        }
+    }
+
+    /// The device has no such session any more: it is set up again for a later session.
+    pub(super) fn session_lost(&mut self, now: Timestamp, dev_eui: DevEui) {
+        self.reset_setup(
+            now,
+            dev_eui,
+            "the fragmentation session does not exist on the device",
+        );
+        self.due.insert((now, dev_eui));
+    }
+}
+
+fn record_coded(campaign: &Campaign, number: usize) -> u16 {
+    campaign
+        .sessions
+        .get(number)
+        .map_or(0, |session| session.record.coded_sent)
+}
+
+/// Share of the fragments sent that a device did not count, 0..=0.9; half a frame of doubt on either side.
+fn loss(report: &FragmentReport, sent: u16) -> f64 {
+    let sent = f64::from(sent.max(report.received));
+    let lost = sent - f64::from(report.received);
+    ((lost + 0.5) / (sent + 1.0)).clamp(0.0, 0.9)
+}
+
+/// The new estimate counts as much as all earlier ones.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "between 0 and 900"
+)]
+fn blend(before: Option<u16>, loss: f64) -> u16 {
+    let new = (loss * 1000.0) as u16;
+    before.map_or(new, |before| before.midpoint(new))
+}
