@@ -39,6 +39,8 @@ pub struct CheckOptions {
     pub basics_modem: bool,
     /// Bytes of firmware in the image.
     pub image_bytes: usize,
+    /// From the start of the task to its window, however few are ready by then; the planner's choice if `None`.
+    pub window_after: Option<Duration>,
     /// What strikes once the task has begun.
     pub faults: Faults,
 }
@@ -107,6 +109,10 @@ impl CheckOptions {
             fleet,
             basics_modem: random.chance(0.25),
             image_bytes,
+            // Less than setting up takes, so that many are late.
+            window_after: random
+                .chance(0.3)
+                .then(|| Duration::from_secs(30 + random.below(120))),
             faults,
         }
     }
@@ -128,7 +134,7 @@ pub fn run(options: &CheckOptions) -> Outcome {
     enter(&mut world, options, &fleet, start);
     world.run_until(Duration::from_secs(30), |_| false);
     let (image, data) = image(options, &fleet, start);
-    let task = task(options, &image, start);
+    let task = task(options, &image, world.now());
     world.commit(&[
         Change::PutImage(image.clone(), Arc::clone(&data)),
         Change::PutTask(task.clone()),
@@ -382,7 +388,7 @@ fn task(options: &CheckOptions, image: &Image, start: Timestamp) -> Task {
             after: Duration::from_secs(10),
         },
         prepare_after: None,
-        window_start: None,
+        window_start: options.window_after.map(|after| start + after),
         deadline: None,
         options: TaskOptions {
             data_rate: Some(options.fleet.data_rate),

@@ -56,7 +56,7 @@ pub struct DemoArgs {
 /// Bytes of real machine code in the image.
 const BODY: usize = 20_000;
 /// From the start of the task to its distribution window: a few exchanges with each device.
-const SETUP: Duration = Duration::from_secs(36);
+const SETUP: Duration = Duration::from_secs(25);
 /// All devices are to have joined by then.
 const JOINED_WITHIN: Duration = Duration::from_secs(120);
 /// The task gives up after.

@@ -15,6 +15,7 @@ use crate::record::{
 };
 use crate::time::Timestamp;
 
+use super::setup::LATE_LEAD;
 use super::{Campaign, InFlight, Surroundings, Timing};
 
 /// What one device was asked last.
@@ -24,6 +25,8 @@ pub(super) struct Talk {
     pub(super) asked: Option<Command>,
     /// Not asked again before: the answer may still be on its way.
     pub(super) patience: Timestamp,
+    /// From handing the last command over to its being on air.
+    pub(super) delay: Duration,
     /// The device asked for a `FragDataBlockReceivedAns`.
     pub(super) acknowledge: bool,
     /// Errors the device answered to the same command.
@@ -84,9 +87,11 @@ impl Command {
     }
 }
 
-/// How long an answer may take before the command is asked again at the device's next uplink. Most devices answer
-/// within a second of RX1; the few that take up to three see a command twice, if their uplinks come that fast.
-const PATIENCE: Duration = Duration::from_millis(2500);
+/// After a command was on air, how long its answer may take before it is asked again at the device's next uplink. Most
+/// devices answer at once; the few that take up to three seconds see a command twice, if their uplinks come that fast.
+const PATIENCE: Duration = Duration::from_millis(900);
+/// Until it is known when a command is on air: RX1 after the longest common delay.
+const AIR_PATIENCE: Duration = Duration::from_secs(6);
 /// Before a device that listens continuously is asked again.
 const LISTENER_PATIENCE: Duration = Duration::from_secs(10);
 /// Before a downlink the network refused is tried again to a device that listens continuously.
@@ -124,6 +129,7 @@ impl Campaign {
                     acknowledge: talk.acknowledge,
                     clock_errors: talk.clock_errors,
                     no_image_after: talk.no_image_after,
+                    delay: talk.delay,
                     ..Talk::default()
                 };
                 record.tries = 0;
@@ -195,7 +201,7 @@ impl Campaign {
         answers: Option<UplinkRef>,
         around: &mut Surroundings<'_>,
     ) {
-        self.prepare(command, dev_eui, around);
+        self.prepare(now, command, dev_eui, around);
         let Some(device) = around.fleet.get(dev_eui) else {
             return;
         };
@@ -209,7 +215,11 @@ impl Campaign {
             deadline: now + UNICAST_LIFETIME,
         };
         self.send(
-            InFlight::Command(dev_eui),
+            InFlight::Command {
+                dev_eui,
+                said_at: now,
+                in_window: answers.is_some(),
+            },
             Target::Device(dev_eui),
             f_port,
             payload,
@@ -218,7 +228,7 @@ impl Campaign {
         if let Some(talk) = self.talks.get_mut(&dev_eui) {
             talk.patience =
                 now + if answers.is_some() {
-                    PATIENCE
+                    AIR_PATIENCE
                 } else {
                     LISTENER_PATIENCE
                 } + spread;
@@ -238,6 +248,26 @@ impl Campaign {
                 record.entered.entry(DeviceState::Preparing).or_insert(now);
             }
             self.changed.devices.insert(dev_eui);
+        }
+    }
+
+    /// A command was on air until `air_end`: its answer follows soon, or not.
+    pub(super) fn said(
+        &mut self,
+        dev_eui: DevEui,
+        said_at: Timestamp,
+        air_end: Timestamp,
+        in_window: bool,
+    ) {
+        let spread = |command| Duration::from_secs(self.answer_delay_s(command, dev_eui));
+        let asked = self.talks.get(&dev_eui).and_then(|talk| talk.asked);
+        let answer_within = PATIENCE + asked.map_or(Duration::ZERO, spread);
+        if let Some(talk) = self.talks.get_mut(&dev_eui) {
+            talk.delay = air_end.since(said_at);
+            // A device that listens continuously is asked again by itself, and so not this soon.
+            if in_window && talk.asked.is_some() {
+                talk.patience = air_end + answer_within;
+            }
         }
     }
 
@@ -297,11 +327,8 @@ impl Campaign {
     fn receiving_command(&self, record: &TaskDevice, device: &FleetDevice) -> Option<Command> {
         let session = self.session_of(record)?;
         match session.record.phase {
-            SessionPhase::Preparing
-                if record.setup.window != Some(session.record.window.number) =>
-            {
-                Some(Command::Window)
-            }
+            SessionPhase::Closed => None,
+            _ if record.setup.window != Some(session.record.window.number) => Some(Command::Window),
             SessionPhase::Polling {
                 kind: PollKind::Individual,
                 ..
@@ -396,7 +423,12 @@ impl Campaign {
         let window = || {
             DownlinkCommand::McClassCSessionReq(McClassCSessionReq {
                 mc_group_id,
-                session_time: session.record.window.start.to_gps().wire_seconds(),
+                session_time: record
+                    .setup
+                    .late_start
+                    .unwrap_or(session.record.window.start)
+                    .to_gps()
+                    .wire_seconds(),
                 session_time_out: session.record.window.time_out,
                 dl_freq_hz: session.record.frequency_hz,
                 dr: session.record.data_rate,
@@ -447,7 +479,17 @@ impl Campaign {
     }
 
     /// Before a command that installs something leaves: from now on it may be on the device.
-    fn prepare(&mut self, command: Command, dev_eui: DevEui, around: &mut Surroundings<'_>) {
+    fn prepare(
+        &mut self,
+        now: Timestamp,
+        command: Command,
+        dev_eui: DevEui,
+        around: &mut Surroundings<'_>,
+    ) {
+        let delay = self
+            .talks
+            .get(&dev_eui)
+            .map_or(Duration::ZERO, |talk| talk.delay);
         let Some(record) = self.devices.get_mut(&dev_eui) else {
             return;
         };
@@ -460,6 +502,11 @@ impl Campaign {
         let Some(status) = around.fleet.status_mut(dev_eui) else {
             return;
         };
+        if matches!(command, Command::GroupAndWindow | Command::Window) {
+            record.setup.late_start = session
+                .is_running()
+                .then(|| (now + delay + LATE_LEAD).ceil_gps_second());
+        }
         match command {
             Command::GroupAndWindow => {
                 record.group_cleanup = CleanupState::Pending;

@@ -44,6 +44,8 @@ pub(super) struct SessionRun {
     pub(super) unanswered: Option<BTreeSet<DevEui>>,
     /// A device answered the current poll.
     pub(super) heard_any: bool,
+    /// Devices set up while fragments flow, until their own windows open.
+    pub(super) coming: BTreeSet<DevEui>,
     /// Frames of the group released in this run of the server.
     pub(super) frames: u32,
 }
@@ -65,6 +67,7 @@ impl SessionRun {
             air_end: Timestamp::default(),
             unanswered: None,
             heard_any: false,
+            coming: BTreeSet::new(),
             frames: 0,
         }
     }
@@ -74,6 +77,22 @@ impl SessionRun {
         device
             .fragments
             .is_some_and(|report| report.fragments_sent == fragments_sent(&self.record))
+    }
+
+    /// Fragments flow, or devices are being asked what they got.
+    pub(super) fn is_running(&self) -> bool {
+        matches!(
+            self.record.phase,
+            SessionPhase::Sending | SessionPhase::Polling { .. }
+        )
+    }
+
+    /// Enough uncoded fragments are still to come for a device that holds nothing yet. From coded ones alone it may never
+    /// put the block together: where a row has an even number of bits, all sums of rows have.
+    pub(super) fn is_open_to_late(&self) -> bool {
+        let nb_frag = self.record.block.nb_frag;
+        let to_come = nb_frag.saturating_sub(self.record.uncoded_sent);
+        self.record.phase != SessionPhase::Closed && to_come >= (nb_frag / 10).max(8)
     }
 
     fn all_answered(&self) -> bool {
@@ -133,6 +152,7 @@ impl Campaign {
         number: usize,
         around: &Surroundings<'_>,
     ) {
+        self.let_in(now, number);
         // Each turn changes the phase or stops; a session passes few phases at one moment.
         for _ in 0..8 {
             let Some(session) = self.sessions.get(number) else {
@@ -149,7 +169,9 @@ impl Campaign {
                 SessionPhase::Sending => self.release(now, number, around),
                 SessionPhase::Polling { kind, until } => {
                     let over = now >= until || (session.all_answered() && kind != PollKind::Gaps);
-                    if session.waiting.is_none() && (over || self.nobody_left(number)) {
+                    if session.waiting.is_none()
+                        && (over || self.receiving(number).next().is_none())
+                    {
                         self.evaluate(now, number, kind, around);
                     } else if session.waiting.is_none()
                         && session.heard_any
@@ -200,9 +222,15 @@ impl Campaign {
             counters.refused_frames += 1;
         }
         match what {
-            InFlight::Command(dev_eui) => {
+            InFlight::Command {
+                dev_eui,
+                said_at,
+                in_window,
+            } => {
                 counters.unicast_frames += frames;
-                if !report.on_air() {
+                if report.on_air() {
+                    self.said(dev_eui, said_at, air_end.unwrap_or(now), in_window);
+                } else {
                     self.unsaid(now, dev_eui);
                 }
             }
@@ -281,8 +309,8 @@ impl Campaign {
 
     /// Releases the next frame of a session, if its turn has come.
     fn release(&mut self, now: Timestamp, number: usize, around: &Surroundings<'_>) {
-        if self.nobody_left(number) {
-            return self.close_session(number);
+        if self.receiving(number).next().is_none() {
+            return self.finish_session(now, number, around);
         }
         let Some(session) = self.sessions.get(number) else {
             return;

@@ -133,7 +133,12 @@ struct Changed {
 /// A downlink whose fate is not known yet.
 enum InFlight {
     /// To one device.
-    Command(DevEui),
+    Command {
+        dev_eui: DevEui,
+        said_at: Timestamp,
+        /// Answered an uplink, so that the device was listening just then.
+        in_window: bool,
+    },
     /// A fragment of a session.
     Fragment { session: u16, n: u16 },
     /// A status question to a session's group.
@@ -549,7 +554,13 @@ impl Campaign {
             record.block.nb_frag,
             self.task.options.max_redundancy_percent,
         );
-        self.sessions.push(SessionRun::new(record, encoder, budget));
+        let mut session = SessionRun::new(record, encoder, budget);
+        let number = session.record.id.number;
+        let ready = self.devices.values().filter(|d| {
+            d.state == DeviceState::Ready && d.session == Some(number) && session.is_running()
+        });
+        session.coming = ready.map(|d| d.dev_eui).collect();
+        self.sessions.push(session);
     }
 
     fn send(

@@ -35,7 +35,7 @@ impl Campaign {
     /// Who is asked after a round: large groups for their gaps, small ones all at once, and a few stragglers whose
     /// uplinks come sooner than answers to a poll would, one by one.
     pub(super) fn next_poll(&self, number: usize, around: &Surroundings<'_>) -> PollKind {
-        let devices = self.receiving(number);
+        let devices: Vec<DevEui> = self.receiving(number).collect();
         let Some(session) = self.sessions.get(number) else {
             return PollKind::Gaps;
         };
@@ -61,7 +61,7 @@ impl Campaign {
         kind: PollKind,
         around: &Surroundings<'_>,
     ) {
-        let unanswered: BTreeSet<DevEui> = self.receiving(number).into_iter().collect();
+        let unanswered: BTreeSet<DevEui> = self.receiving(number).collect();
         let silence = unanswered
             .iter()
             .filter_map(|d| around.fleet.get(*d))
@@ -127,9 +127,9 @@ impl Campaign {
             return;
         };
         let heard_any = std::mem::take(&mut session.heard_any);
-        let devices = self.receiving(number);
+        let devices: Vec<DevEui> = self.receiving(number).collect();
         if devices.is_empty() {
-            return self.close_session(number);
+            return self.finish_session(now, number, around);
         }
         if self.next_round(now, number, &devices, around) {
             return;
@@ -160,7 +160,7 @@ impl Campaign {
 
     /// Devices that were to be asked at their next uplink and had none for several of their intervals.
     fn end_silent(&mut self, now: Timestamp, number: usize, around: &Surroundings<'_>) {
-        for dev_eui in self.receiving(number) {
+        for dev_eui in self.receiving(number).collect::<Vec<_>>() {
             let Some(device) = around.fleet.get(dev_eui) else {
                 continue;
             };
@@ -180,12 +180,12 @@ impl Campaign {
         number: usize,
         around: &Surroundings<'_>,
     ) {
-        let devices = self.receiving(number);
+        let devices: Vec<DevEui> = self.receiving(number).collect();
         if let Some(session) = self.sessions.get_mut(number) {
             session.heard_any = false;
         }
         if devices.is_empty() {
-            self.close_session(number);
+            self.finish_session(now, number, around);
         } else {
             self.next_round(now, number, &devices, around);
         }
@@ -208,9 +208,14 @@ impl Campaign {
             .filter_map(|dev_eui| {
                 let device = self.devices.get(dev_eui).filter(|d| session.is_fresh(d))?;
                 let report = device.fragments.filter(|report| report.deficit > 0)?;
+                let heard_of = sent.saturating_sub(device.setup.missed_before);
                 Some((
                     *dev_eui,
-                    sizing::repair_frames(report.deficit, loss(&report, sent), ROUND_DEVIATIONS),
+                    sizing::repair_frames(
+                        report.deficit,
+                        loss(&report, heard_of),
+                        ROUND_DEVIATIONS,
+                    ),
                 ))
             })
             .collect();
@@ -225,6 +230,15 @@ impl Campaign {
         let left = budget.saturating_sub(record.coded_sent);
         if left == 0 || session.frames >= MAX_GROUP_FRAMES {
             for (dev_eui, _) in needs {
+                // What was spent was spent on others, in part before it came.
+                if self
+                    .devices
+                    .get(&dev_eui)
+                    .is_some_and(|d| d.setup.missed_before > 0)
+                {
+                    self.reset_setup(now, dev_eui, "came late, and the session is spent");
+                    continue;
+                }
                 let evidence = format!(
                     "still missing fragments after {} coded ones",
                     record_coded(self, number)
@@ -284,6 +298,7 @@ impl Campaign {
         }
         let number = usize::from(session.record.id.number);
         let (coded_sent, sent) = (session.record.coded_sent, fragments_sent(&session.record));
+        let heard_of = sent.saturating_sub(record.setup.missed_before);
         // While fragments flow, an answer is about an earlier moment: it is no sign of what is needed after the round.
         let settled = matches!(session.record.phase, SessionPhase::Polling { .. });
         self.answered(now, dev_eui);
@@ -333,7 +348,7 @@ impl Campaign {
             self.changed.devices.insert(dev_eui);
         }
         if let Some(status) = around.fleet.status_mut(dev_eui) {
-            status.loss_permille = Some(blend(status.loss_permille, loss(&report, sent)));
+            status.loss_permille = Some(blend(status.loss_permille, loss(&report, heard_of)));
         }
         if let Some(session) = self.sessions.get_mut(number).filter(|_| settled) {
             if let Some(unanswered) = &mut session.unanswered {
@@ -375,7 +390,6 @@ impl Campaign {
             dev_eui,
             "the fragmentation session does not exist on the device",
         );
-        self.due.insert((now, dev_eui));
     }
 }
 

@@ -21,6 +21,8 @@ use super::{Campaign, Surroundings, keys};
 
 /// A session request that reaches the device later than this before the window is useless.
 const LATEST_REQUEST: Duration = Duration::from_secs(3);
+/// From when a late device is on air with its session request to the start of its own window.
+pub(super) const LATE_LEAD: Duration = Duration::from_secs(3);
 /// How far `TimeToStart` may be from what it should be: seconds of queueing and of rounding, not a wrong clock.
 const CLOCK_TOLERANCE_S: i64 = 3;
 /// Session answers with a wrong clock before the device is given up: each followed a chance to get the time.
@@ -39,7 +41,11 @@ impl Campaign {
         device: &FleetDevice,
     ) -> Option<Command> {
         let session = self.session_of(record)?;
-        if session.record.phase != SessionPhase::Preparing || session.record.uncoded_sent > 0 {
+        let late = session.is_running() || session.record.uncoded_sent > 0;
+        let number = usize::from(session.record.id.number);
+        if session.record.phase == SessionPhase::Closed
+            || (late && !self.admits(now, number, device))
+        {
             return None;
         }
         let packages = &device.profile.packages;
@@ -57,7 +63,7 @@ impl Campaign {
             return Some(Command::Version);
         }
         let window = session.record.window;
-        if now + LATEST_REQUEST >= window.start {
+        if !session.is_running() && now + LATEST_REQUEST >= window.start {
             return None;
         }
         if record.setup.resync && packages.clock_sync.is_some() {
@@ -249,18 +255,22 @@ impl Campaign {
         let Some(session) = self.devices.get(&dev_eui).and_then(|d| self.session_of(d)) else {
             return;
         };
-        if session.record.phase != SessionPhase::Preparing
+        if session.record.phase == SessionPhase::Closed
             || session.record.mc_group_id != answer.mc_group_id
         {
             return;
         }
-        let window = session.record.window;
+        let (window, late_start) = (
+            session.record.window,
+            self.devices[&dev_eui].setup.late_start,
+        );
+        let start = late_start.unwrap_or(window.start);
         if answer.mc_group_undefined || answer.start_missed {
             // The group is gone, or the clock is ahead of the window: set up again, checking the clock.
             let undefined = answer.mc_group_undefined;
             self.update_setup(dev_eui, |setup| {
                 setup.group &= !undefined;
-                setup.resync |= !undefined;
+                setup.resync |= !undefined && late_start.is_none();
             });
             self.answered(now, dev_eui);
             return;
@@ -282,7 +292,7 @@ impl Campaign {
             return;
         };
         let heard_at = uplink.received_at.to_gps().seconds();
-        let expected = window.start.to_gps().seconds() - heard_at;
+        let expected = start.to_gps().seconds() - heard_at;
         let off = i64::from(time_to_start) - expected;
         self.answered(now, dev_eui);
         if off.abs() <= CLOCK_TOLERANCE_S {
@@ -473,8 +483,12 @@ impl Campaign {
             && record.setup.fragmentation
             && record.setup.window == Some(session.record.window.number);
         if ready && record.state < DeviceState::Ready {
+            let (late, number) = (session.is_running(), usize::from(session.record.id.number));
             let evidence = "group, window and fragmentation session confirmed".to_owned();
             self.conclude(now, dev_eui, DeviceState::Ready, None, evidence);
+            if late && let Some(session) = self.sessions.get_mut(number) {
+                session.coming.insert(dev_eui);
+            }
         }
     }
 }

@@ -1,11 +1,12 @@
 //! Windows: who takes part when one opens, who comes later, and what follows when it closes.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::lorawan::identifiers::DevEui;
 use crate::record::{
-    DeviceReason, DeviceState, Fleet, NetworkRequest, SessionId, SessionPhase, SessionWindow,
-    SetupStage, TaskDevice,
+    DeviceReason, DeviceState, Fleet, FleetDevice, NetworkRequest, SessionId, SessionPhase,
+    SessionWindow, SetupStage, TaskDevice, fragments_sent,
 };
 use crate::task::{plan, sizing};
 use crate::time::Timestamp;
@@ -16,9 +17,13 @@ use super::{Campaign, Surroundings};
 /// Windows and sessions a task may open after the first.
 const MAX_WINDOWS: u8 = 16;
 const MAX_SESSIONS: usize = 32;
+/// Of the fragments a late device can still hear it is expected to lose one in so many.
+const LOST_LATER: u16 = 4;
+/// What must be left of a window for a device to be let in.
+const LATE_TAIL: Duration = Duration::from_secs(15);
 
 impl Campaign {
-    /// The window opens: who is ready takes part, who is not gets another session.
+    /// The window opens: who is ready takes part; who is not comes later, or gets another session.
     pub(super) fn open_window(&mut self, now: Timestamp, number: usize, around: &Surroundings<'_>) {
         let Some(session) = self.sessions.get(number) else {
             return;
@@ -37,7 +42,7 @@ impl Campaign {
             .map(|(dev_eui, ..)| *dev_eui)
             .collect();
         if !continues {
-            self.move_late(now, number, &members, &ready, around);
+            self.see_to_late(now, number, &ready, around);
         }
         if ready.is_empty() {
             if self.nobody_left(number) {
@@ -102,32 +107,107 @@ impl Campaign {
         sizing::loss_of_exchanges(sends, answers, links.min().unwrap_or(0) > 1)
     }
 
-    /// Devices that are not ready when fragments begin: those never heard have ended, the others get a session of their
-    /// own.
+    /// Devices that are not ready when fragments begin: those never heard have ended, those whose decoder cannot do
+    /// without what they miss get a session of their own. The others come while fragments flow, which costs as many
+    /// coded fragments as they missed, and never more than another session.
+    fn see_to_late(
+        &mut self,
+        now: Timestamp,
+        number: usize,
+        ready: &[DevEui],
+        around: &Surroundings<'_>,
+    ) {
+        let absent = self.members(number).map(|d| d.dev_eui);
+        let absent: Vec<DevEui> = absent.filter(|d| !ready.contains(d)).collect();
+        let (mut late, mut silent) = (Vec::new(), Vec::new());
+        for dev_eui in absent {
+            let known = around.fleet.get(dev_eui);
+            if !self.heard_since_start(dev_eui, around) && self.was_given_time(now, dev_eui, around)
+            {
+                silent.push(dev_eui);
+            } else if !known.is_some_and(|d| self.admits(now, number, d)) {
+                late.push(dev_eui);
+            }
+        }
+        for dev_eui in silent {
+            let evidence = "no uplink since the task began".to_owned();
+            let reason = Some(DeviceReason::NoAnswer);
+            self.conclude(now, dev_eui, DeviceState::Silent, reason, evidence);
+        }
+        if !ready.is_empty() {
+            self.move_late(now, number, late, around);
+        }
+    }
+
+    /// Whether a device that is set up while fragments flow can still put the block together: its decoder holds as many
+    /// lost fragments as were sent before and will be lost, and the budget has twice as many coded ones to replace them.
+    pub(super) fn admits(&self, now: Timestamp, number: usize, device: &FleetDevice) -> bool {
+        let Some(session) = self.sessions.get(number) else {
+            return false;
+        };
+        let record = &session.record;
+        let nb_frag = record.block.nb_frag;
+        let missed = record.uncoded_sent;
+        let lost = missed.saturating_add((nb_frag - missed.min(nb_frag)) / LOST_LATER);
+        let budget = sizing::coded_budget(nb_frag, self.task.options.max_redundancy_percent);
+        session.is_open_to_late()
+            && now + LATE_TAIL < record.window.end()
+            && device
+                .profile
+                .limits
+                .max_lost
+                .is_none_or(|most| lost <= most)
+            && budget.saturating_sub(record.coded_sent) >= missed.saturating_mul(2)
+    }
+
+    /// Late devices whose windows are open by now take part from here on, if enough is still to come for them.
+    pub(super) fn let_in(&mut self, now: Timestamp, number: usize) {
+        let Some(session) = self.sessions.get_mut(number).filter(|s| s.is_running()) else {
+            return;
+        };
+        if session.coming.is_empty() || !session.is_open_to_late() {
+            return;
+        }
+        let missed = fragments_sent(&session.record);
+        let devices = &self.devices;
+        let opens = |dev_eui: &DevEui| devices.get(dev_eui).and_then(|d| d.setup.late_start);
+        let (open, coming): (BTreeSet<DevEui>, _) = std::mem::take(&mut session.coming)
+            .into_iter()
+            .partition(|dev_eui| opens(dev_eui).is_none_or(|at| at <= now));
+        session.coming = coming;
+        for dev_eui in open {
+            let Some(record) = self.devices.get_mut(&dev_eui) else {
+                continue;
+            };
+            if record.state == DeviceState::Ready {
+                record.setup.missed_before = missed;
+                let evidence = format!("takes part from fragment {} on", missed + 1);
+                self.conclude(now, dev_eui, DeviceState::Receiving, None, evidence);
+            }
+        }
+    }
+
+    /// Everybody who took part is through: who never came gets another session.
+    pub(super) fn finish_session(
+        &mut self,
+        now: Timestamp,
+        number: usize,
+        around: &Surroundings<'_>,
+    ) {
+        let late = self.members(number).map(|d| d.dev_eui).collect();
+        self.move_late(now, number, late, around);
+        self.close_session(number);
+    }
+
+    /// Gives devices a session of their own, if there is still time for one.
     fn move_late(
         &mut self,
         now: Timestamp,
         number: usize,
-        members: &[(DevEui, DeviceState, SetupStage)],
-        ready: &[DevEui],
+        late: Vec<DevEui>,
         around: &Surroundings<'_>,
     ) {
-        let mut late = Vec::new();
-        for (dev_eui, ..) in members
-            .iter()
-            .filter(|(dev_eui, ..)| !ready.contains(dev_eui))
-        {
-            if self.heard_since_start(*dev_eui, around)
-                || !self.was_given_time(now, *dev_eui, around)
-            {
-                late.push(*dev_eui);
-            } else {
-                let evidence = "no uplink since the task began".to_owned();
-                let reason = Some(DeviceReason::NoAnswer);
-                self.conclude(now, *dev_eui, DeviceState::Silent, reason, evidence);
-            }
-        }
-        if ready.is_empty() || late.is_empty() {
+        if late.is_empty() {
             return;
         }
         let start = self.setup_ends(now, &late, around);
@@ -271,10 +351,10 @@ impl Campaign {
         self.members(number).next().is_none()
     }
 
-    pub(super) fn receiving(&self, number: usize) -> Vec<DevEui> {
+    /// Devices of a session that take part in it.
+    pub(super) fn receiving(&self, number: usize) -> impl Iterator<Item = DevEui> {
         self.members(number)
             .filter(|d| d.state == DeviceState::Receiving)
             .map(|d| d.dev_eui)
-            .collect()
     }
 }

@@ -89,6 +89,11 @@ impl Dialogue {
 /// or its clock is off.
 fn time_answer(uplink: &Uplink, device: &FleetDevice) -> Option<(u8, Vec<u8>)> {
     use clock_sync::{AppTimeAns, DownlinkCommand, UplinkCommand};
+    // DeviceTimeAns comes first and sets the clock; a correction of the clock before that would then put it wrong, on
+    // stacks that add corrections to whatever their clock says. Who still wants one asks again.
+    if uplink.asked_time {
+        return None;
+    }
     let package = device
         .profile
         .packages

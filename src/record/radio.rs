@@ -139,6 +139,8 @@ pub struct Uplink {
     pub confirmed: bool,
     /// The ClassB bit of FCtrl.
     pub class_b: bool,
+    /// The frame carried a `DeviceTimeReq`, which the network answers by itself.
+    pub asked_time: bool,
     /// Every gateway that heard it, best signal first.
     pub receptions: Vec<Reception>,
 }

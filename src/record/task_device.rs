@@ -189,6 +189,12 @@ pub struct SetupStage {
     pub fragmentation: bool,
     /// The device's clock was off; a resync was asked for and not yet seen.
     pub resync: bool,
+    /// Start of the device's own window, if it was set up when the session was sending already.
+    #[serde(default)]
+    pub late_start: Option<Timestamp>,
+    /// Fragments the session had sent before the device took part.
+    #[serde(default)]
+    pub missed_before: u16,
 }
 
 /// A status answer and what had been sent by then.

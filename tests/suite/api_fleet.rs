@@ -837,6 +837,7 @@ async fn uplinks_are_streamed_to_those_who_asked_for_them() {
             frequency_hz: 868_100_000,
             confirmed: true,
             class_b: false,
+            asked_time: false,
             receptions: vec![],
         };
         server

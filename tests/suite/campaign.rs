@@ -230,6 +230,7 @@ impl Device {
                     frequency_hz: 868_100_000,
                     confirmed: false,
                     class_b: false,
+                    asked_time: false,
                     receptions: vec![Reception {
                         gateway: GATEWAY,
                         rssi_dbm: -80,

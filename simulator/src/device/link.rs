@@ -22,7 +22,7 @@ use super::mac::{Parameters, rx1_delay};
 use super::radio::{Listening, Radio, Window};
 
 /// First wait after a join without an answer; doubled each time.
-const JOIN_BACK_OFF: Duration = Duration::from_secs(10);
+const JOIN_BACK_OFF: Duration = Duration::from_secs(6);
 /// Longest such wait.
 const JOIN_BACK_OFF_MAX: Duration = Duration::from_secs(3600);
 /// Uplinks without a downlink after which a device with ADR asks for a sign of life (LoRaWAN 1.0.4 §4.3.1.1).

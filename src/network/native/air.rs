@@ -238,7 +238,7 @@ impl Air {
         };
         let start = transmission.start;
         let power_dbm = gateway.power_dbm(&band);
-        gateway.pace(start, emission.airtime());
+        gateway.pace(now, emission.airtime());
         let id = TransmissionId(self.next_id);
         self.next_id += 1;
         let immediate = transmission.when == When::Immediately;

@@ -99,11 +99,12 @@ impl GatewayState {
             .unwrap_or(*POWERS.start())
     }
 
-    /// Uses up the operator's share of air: after a frame the gateway rests in proportion.
-    pub(super) fn pace(&mut self, start: Timestamp, airtime: Duration) {
+    /// Uses up the operator's share of air: for a frame the gateway rests in proportion. Counted from `now`, when the
+    /// frame is decided on: an answer for a window seconds ahead leaves the time until then to others.
+    pub(super) fn pace(&mut self, now: Timestamp, airtime: Duration) {
         let share = u32::from(self.settings.air_share_permille.clamp(1, 1000));
         let rest = airtime.saturating_mul(1000) / share;
-        self.paced_until = self.paced_until.max(start) + rest;
+        self.paced_until = self.paced_until.max(now) + rest;
     }
 }
 

@@ -38,6 +38,12 @@ pub(super) fn answer(commands: &[u8], heard: &Heard) -> (Vec<u8>, usize) {
     (answers, parsed.unread)
 }
 
+/// Whether an uplink's commands ask for the time.
+pub(super) fn asks_time(commands: &[u8]) -> bool {
+    let parsed = UplinkMacCommand::parse_all(commands).commands;
+    parsed.contains(&UplinkMacCommand::DeviceTimeReq)
+}
+
 fn device_time(at: Timestamp) -> DownlinkMacCommand<'static> {
     let gps = at.to_gps();
     let micros = gps.as_micros().rem_euclid(1_000_000);

@@ -164,6 +164,7 @@ impl Native {
             frequency_hz: heard.frequency_hz,
             confirmed: frame.confirmed,
             class_b: frame.f_ctrl.f_pending_or_class_b,
+            asked_time: mac::asks_time(&commands),
             receptions: heard.receptions.clone(),
         })));
     }
