@@ -66,6 +66,8 @@ const TASK: &str = "check";
 const PROFILE: &str = "check";
 /// Loss beyond which a device need not be updated, only told about.
 const OUT_OF_REACH: f64 = 0.2;
+/// How far a clock that was set may be off: fractions of seconds are not corrected.
+const CLOCK_TOLERANCE_US: i64 = 2_000_000;
 /// Every task ends within a day of virtual time, whatever strikes.
 const LONGEST: Duration = Duration::from_secs(86_400);
 
@@ -209,6 +211,13 @@ fn check_device(
             broken(format!(
                 "device {dev_eui} is RUNNING but runs {:#010x}",
                 real.running_version()
+            ));
+        }
+        // Both the network and the server give the time; together they must not give it twice.
+        let off_us = real.clock().gps_us(world.now()) - world.now().to_gps().as_micros();
+        if real.clock().is_set() && off_us.abs() > CLOCK_TOLERANCE_US {
+            broken(format!(
+                "the clock of device {dev_eui} is off by {off_us} us"
             ));
         }
         let group = real.mc_groups().iter().flatten().count();

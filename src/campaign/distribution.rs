@@ -87,8 +87,8 @@ impl SessionRun {
         )
     }
 
-    /// Enough uncoded fragments are still to come for a device that holds nothing yet. From coded ones alone it may never
-    /// put the block together: where a row has an even number of bits, all sums of rows have.
+    /// Enough uncoded fragments are still to come for a device that holds nothing yet. From coded ones alone it may
+    /// never put the block together: where each row has an even number of bits, all sums of rows have.
     pub(super) fn is_open_to_late(&self) -> bool {
         let nb_frag = self.record.block.nb_frag;
         let to_come = nb_frag.saturating_sub(self.record.uncoded_sent);

@@ -139,8 +139,8 @@ impl Campaign {
         }
     }
 
-    /// Whether a device that is set up while fragments flow can still put the block together: its decoder holds as many
-    /// lost fragments as were sent before and will be lost, and the budget has twice as many coded ones to replace them.
+    /// Whether a device that is set up while fragments flow can still put the block together: its decoder holds as
+    /// many lost fragments as were sent before and will be lost, and the budget has twice as many coded ones left.
     pub(super) fn admits(&self, now: Timestamp, number: usize, device: &FleetDevice) -> bool {
         let Some(session) = self.sessions.get(number) else {
             return false;

@@ -95,6 +95,25 @@ fn frames_of_two_gateways_are_staggered_and_counters_stay_in_order() {
 }
 
 #[test]
+fn an_answer_promised_for_later_does_not_hold_a_group_up() {
+    let (mut net, session) = Net::with_device(1, Region::Us915);
+    let mut up = said(&session, 10);
+    (up.frequency_hz, up.data_rate, up.confirmed) = (902_300_000, "SF10BW125", true);
+    assert_eq!(net.uplink(&up).commands.len(), 1);
+    let begin = net.now;
+    let put = NetworkRequest::PutGroup(mc_group(Region::Us915, 1));
+    let frame = net.group_frame(100);
+    let mut step = net.step(vec![], vec![put, frame]);
+    step.commands
+        .extend(net.run(Duration::from_secs(3)).commands);
+    let When::Counter(at) = step.commands[0].when else {
+        panic!("not timed");
+    };
+    // The gateway's lead time, long before the acknowledgement in RX1.
+    assert_eq!(at.wrapping_sub(counter(1, begin)), 300_000);
+}
+
+#[test]
 fn a_group_counter_never_goes_back() {
     let mut net = Net::new(1);
     let frame = net.group_frame(10);

@@ -3,7 +3,12 @@
 //!
 //! Each seed is one world. A failure names the command that repeats it.
 
+use std::time::Duration;
+
 use fuota_simulator::check::{CheckOptions, run};
+use fuota_simulator::fleet::FleetOptions;
+use fuota_simulator::world::Faults;
+use lorawan_fuota::record::DeviceState;
 
 /// Worlds per test; they share the seeds among them so that the runner's threads share the work.
 const SEEDS: u64 = 50;
@@ -48,6 +53,48 @@ fn a_seed_has_one_history() {
             (again.commits, again.crashes)
         );
     }
+}
+
+/// Twenty devices, many of which are not set up when the window opens.
+fn hurried(seed: u64, window_after: Duration) -> CheckOptions {
+    CheckOptions {
+        fleet: FleetOptions {
+            seed,
+            ..FleetOptions::default()
+        },
+        basics_modem: false,
+        image_bytes: 20_000,
+        window_after: Some(window_after),
+        faults: Faults::default(),
+    }
+}
+
+#[test]
+fn late_devices_take_part_from_where_they_come_in() {
+    for seed in 2..5 {
+        let outcome = run(&hurried(seed, Duration::from_secs(15)));
+        assert!(outcome.violations.is_empty(), "{:#?}", outcome.violations);
+        let late = |d: &&lorawan_fuota::record::TaskDevice| d.setup.missed_before > 0;
+        assert!(outcome.devices.iter().filter(late).count() > 0);
+        let running = |d: &&lorawan_fuota::record::TaskDevice| d.state == DeviceState::Running;
+        assert_eq!(outcome.devices.iter().filter(running).count(), 20);
+        // One session: a second one would send all 85 once more.
+        assert_eq!(outcome.task.counters.uncoded_frames, 85);
+    }
+}
+
+#[test]
+fn who_comes_too_late_gets_a_session_of_its_own() {
+    let outcome = run(&hurried(1, Duration::from_secs(15)));
+    assert!(outcome.violations.is_empty(), "{:#?}", outcome.violations);
+    assert_eq!(outcome.task.counters.uncoded_frames, 2 * 85);
+    assert!(outcome.devices.iter().any(|d| d.session == Some(1)));
+    assert!(
+        outcome
+            .devices
+            .iter()
+            .all(|d| d.state == DeviceState::Running)
+    );
 }
 
 #[test]

@@ -347,6 +347,8 @@ pub(crate) fn task_device(task: &str, n: u64, state: DeviceState, sequence: u64)
             window: Some(2),
             fragmentation: true,
             resync: true,
+            late_start: Some(Timestamp::from_unix_seconds(1_800_000_077)),
+            missed_before: 17,
         },
         tries: 1,
         attempts: 9,
