@@ -90,6 +90,10 @@ impl Command {
 /// After a command was on air, how long its answer may take before it is asked again at the device's next uplink. Most
 /// devices answer at once; the few that take up to three seconds see a command twice, if their uplinks come that fast.
 const PATIENCE: Duration = Duration::from_millis(900);
+/// Least and most a device waits before RX1, and when RX2 is closed after that if nothing comes (LoRaWAN 1.0.4 §3.3).
+const RX1_DELAY: Duration = Duration::from_secs(1);
+const RX1_DELAY_MAX: Duration = Duration::from_secs(15);
+const RX2_CLOSED: Duration = Duration::from_millis(1100);
 /// Until it is known when a command is on air: RX1 after the longest common delay.
 const AIR_PATIENCE: Duration = Duration::from_secs(6);
 /// Before a device that listens continuously is asked again.
@@ -269,6 +273,16 @@ impl Campaign {
                 talk.patience = air_end + answer_within;
             }
         }
+    }
+
+    /// How long after an uplink the device listens for answers instead of to its group: RX1 is where its last command
+    /// went, RX2 opens a second later.
+    pub(super) fn windows_last(&self, dev_eui: DevEui) -> Duration {
+        let talk = self.talks.get(&dev_eui);
+        let rx1 = talk
+            .map_or(RX1_DELAY, |talk| talk.delay)
+            .clamp(RX1_DELAY, RX1_DELAY_MAX);
+        rx1 + RX2_CLOSED
     }
 
     /// The network refused a command: it was never on air and does not count.

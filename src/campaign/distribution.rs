@@ -46,6 +46,10 @@ pub(super) struct SessionRun {
     pub(super) heard_any: bool,
     /// Devices set up while fragments flow, until their own windows open.
     pub(super) coming: BTreeSet<DevEui>,
+    /// Who comes too late for this session has been given another one.
+    pub(super) late_seen_to: bool,
+    /// Until then a device that just said what it needs is busy with its receive windows.
+    pub(super) quiet_until: Timestamp,
     /// Frames of the group released in this run of the server.
     pub(super) frames: u32,
 }
@@ -68,6 +72,8 @@ impl SessionRun {
             unanswered: None,
             heard_any: false,
             coming: BTreeSet::new(),
+            late_seen_to: false,
+            quiet_until: Timestamp::default(),
             frames: 0,
         }
     }
@@ -153,6 +159,7 @@ impl Campaign {
         around: &Surroundings<'_>,
     ) {
         self.let_in(now, number);
+        self.see_to_too_late(now, number, around);
         // Each turn changes the phase or stops; a session passes few phases at one moment.
         for _ in 0..8 {
             let Some(session) = self.sessions.get(number) else {

@@ -229,14 +229,15 @@ impl Campaign {
         );
         let left = budget.saturating_sub(record.coded_sent);
         if left == 0 || session.frames >= MAX_GROUP_FRAMES {
+            // What late devices cost is not taken from what the operator allows for each.
+            let number_in_record = session.record.id.number;
+            let shared_with_late = self
+                .devices
+                .values()
+                .any(|d| d.session == Some(number_in_record) && d.setup.missed_before > 0);
             for (dev_eui, _) in needs {
-                // What was spent was spent on others, in part before it came.
-                if self
-                    .devices
-                    .get(&dev_eui)
-                    .is_some_and(|d| d.setup.missed_before > 0)
-                {
-                    self.reset_setup(now, dev_eui, "came late, and the session is spent");
+                if shared_with_late {
+                    self.reset_setup(now, dev_eui, "the session was spent on late devices");
                     continue;
                 }
                 let evidence = format!(
@@ -261,6 +262,7 @@ impl Campaign {
         session.record.round = session.record.round.saturating_add(1);
         session.record.roll_calls = 0;
         session.record.phase = SessionPhase::Sending;
+        session.not_before = session.not_before.max(session.quiet_until);
         let window_over = now + WINDOW_TAIL >= session.record.window.end();
         self.changed.sessions.insert(session.record.id.number);
         if window_over {
@@ -301,6 +303,7 @@ impl Campaign {
         let heard_of = sent.saturating_sub(record.setup.missed_before);
         // While fragments flow, an answer is about an earlier moment: it is no sign of what is needed after the round.
         let settled = matches!(session.record.phase, SessionPhase::Polling { .. });
+        let windows_over = now + self.windows_last(dev_eui);
         self.answered(now, dev_eui);
         if answer.session_absent {
             return self.session_lost(now, dev_eui);
@@ -355,6 +358,7 @@ impl Campaign {
                 unanswered.remove(&dev_eui);
             }
             session.heard_any = true;
+            session.quiet_until = session.quiet_until.max(windows_over);
         }
         if progress != Progress::Complete {
             return;

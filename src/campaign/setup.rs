@@ -41,6 +41,9 @@ impl Campaign {
         device: &FleetDevice,
     ) -> Option<Command> {
         let session = self.session_of(record)?;
+        if record.setup.settles_at.is_some_and(|at| now < at) {
+            return None;
+        }
         let late = session.is_running() || session.record.uncoded_sent > 0;
         let number = usize::from(session.record.id.number);
         if session.record.phase == SessionPhase::Closed
@@ -215,7 +218,7 @@ impl Campaign {
         answer: multicast_setup::McGroupSetupAns,
         around: &mut Surroundings<'_>,
     ) {
-        if !self.in_setup(dev_eui, |session| {
+        if !self.in_setup(now, dev_eui, |session| {
             session.record.mc_group_id == answer.mc_group_id
         }) {
             return;
@@ -255,15 +258,14 @@ impl Campaign {
         let Some(session) = self.devices.get(&dev_eui).and_then(|d| self.session_of(d)) else {
             return;
         };
+        let setup = self.devices[&dev_eui].setup;
         if session.record.phase == SessionPhase::Closed
             || session.record.mc_group_id != answer.mc_group_id
+            || setup.settles_at.is_some_and(|at| now < at)
         {
             return;
         }
-        let (window, late_start) = (
-            session.record.window,
-            self.devices[&dev_eui].setup.late_start,
-        );
+        let (window, late_start) = (session.record.window, setup.late_start);
         let start = late_start.unwrap_or(window.start);
         if answer.mc_group_undefined || answer.start_missed {
             // The group is gone, or the clock is ahead of the window: set up again, checking the clock.
@@ -339,7 +341,7 @@ impl Campaign {
         answer: &fragmentation::FragSessionSetupAns,
         around: &mut Surroundings<'_>,
     ) {
-        if !self.in_setup(dev_eui, |session| {
+        if !self.in_setup(now, dev_eui, |session| {
             session.record.block.frag_index == answer.frag_index
         }) {
             return;
@@ -430,6 +432,10 @@ impl Campaign {
             return;
         };
         record.setup = SetupStage::default();
+        let session = record.session.map(usize::from);
+        if let Some(session) = session.and_then(|number| self.sessions.get_mut(number)) {
+            session.late_seen_to = false;
+        }
         // A new fragmentation session gets a new count.
         record.frag_cleanup = crate::record::CleanupState::NotNeeded;
         record.fragments = None;
@@ -442,9 +448,16 @@ impl Campaign {
         );
     }
 
-    fn in_setup(&self, dev_eui: DevEui, fits: impl Fn(&SessionRun) -> bool) -> bool {
+    fn in_setup(
+        &self,
+        now: Timestamp,
+        dev_eui: DevEui,
+        fits: impl Fn(&SessionRun) -> bool,
+    ) -> bool {
         self.devices.get(&dev_eui).is_some_and(|record| {
-            record.state <= DeviceState::Ready && self.session_of(record).is_some_and(fits)
+            record.state <= DeviceState::Ready
+                && record.setup.settles_at.is_none_or(|at| now >= at)
+                && self.session_of(record).is_some_and(fits)
         })
     }
 

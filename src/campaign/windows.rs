@@ -19,6 +19,8 @@ const MAX_WINDOWS: u8 = 16;
 const MAX_SESSIONS: usize = 32;
 /// Of the fragments a late device can still hear it is expected to lose one in so many.
 const LOST_LATER: u16 = 4;
+/// Before a device that was being set up is set up for another session: answers do not say which one they are about.
+const ANSWERS_SETTLE: Duration = Duration::from_secs(10);
 /// What must be left of a window for a device to be let in.
 const LATE_TAIL: Duration = Duration::from_secs(15);
 
@@ -187,6 +189,28 @@ impl Campaign {
         }
     }
 
+    /// Once a session is of no use to those who are not set up, they get another one; and so does who loses it later.
+    pub(super) fn see_to_too_late(
+        &mut self,
+        now: Timestamp,
+        number: usize,
+        around: &Surroundings<'_>,
+    ) {
+        let Some(session) = self.sessions.get_mut(number) else {
+            return;
+        };
+        if !session.is_running() || session.is_open_to_late() || session.late_seen_to {
+            return;
+        }
+        session.late_seen_to = true;
+        let members = self.members(number);
+        let late = members
+            .filter(|d| d.state < DeviceState::Receiving)
+            .map(|d| d.dev_eui)
+            .collect();
+        self.move_late(now, number, late, around);
+    }
+
     /// Everybody who took part is through: who never came gets another session.
     pub(super) fn finish_session(
         &mut self,
@@ -236,13 +260,39 @@ impl Campaign {
             .is_none_or(|started| now >= started + patience)
     }
 
-    /// A fresh session for devices that could not take part in `number`.
+    /// Another session for devices that could not take part in `number`: one that is still being prepared, or a fresh
+    /// one.
     fn follow_up(&mut self, now: Timestamp, number: usize, devices: &[DevEui], start: Timestamp) {
         let Some(session) = self.sessions.get(number) else {
             return;
         };
+        let prepared = self.sessions.iter().skip(number + 1).find(|s| {
+            let first = s.record.phase == SessionPhase::Preparing && s.record.uncoded_sent == 0;
+            first && s.record.gateways == session.record.gateways
+        });
+        let next = match prepared {
+            Some(prepared) => prepared.record.id.number,
+            None => self.add_follow_up(number, start),
+        };
+        for dev_eui in devices {
+            let asked = self.devices.get(dev_eui).is_some_and(|d| d.tries > 0);
+            self.reset_setup(
+                now,
+                *dev_eui,
+                "not set up before its window; waits for the next one",
+            );
+            if let Some(device) = self.devices.get_mut(dev_eui) {
+                device.session = Some(next);
+                device.reason = None;
+                device.setup.settles_at = asked.then_some(now + ANSWERS_SETTLE);
+                self.due.insert((now + ANSWERS_SETTLE, *dev_eui));
+            }
+        }
+    }
+
+    fn add_follow_up(&mut self, number: usize, start: Timestamp) -> u16 {
         let next = u16::try_from(self.sessions.len()).unwrap_or(u16::MAX);
-        let mut record = session.record.clone();
+        let mut record = self.sessions[number].record.clone();
         record.id = SessionId {
             task: self.task.id.clone(),
             number: next,
@@ -258,17 +308,7 @@ impl Campaign {
         self.add_session(record);
         self.changed.sessions.insert(next);
         self.request_group(usize::from(next));
-        for dev_eui in devices {
-            self.reset_setup(
-                now,
-                *dev_eui,
-                "not set up before its window; waits for the next one",
-            );
-            if let Some(device) = self.devices.get_mut(dev_eui) {
-                device.session = Some(next);
-                device.reason = None;
-            }
-        }
+        next
     }
 
     /// The window is over, or passed without anybody: another one is announced, and what devices hold is kept.

@@ -192,6 +192,9 @@ pub struct SetupStage {
     /// Start of the device's own window, if it was set up when the session was sending already.
     #[serde(default)]
     pub late_start: Option<Timestamp>,
+    /// Answers that come before are to what was asked for another session, and nothing is asked until then.
+    #[serde(default)]
+    pub settles_at: Option<Timestamp>,
     /// Fragments the session had sent before the device took part.
     #[serde(default)]
     pub missed_before: u16,
