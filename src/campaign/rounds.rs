@@ -29,7 +29,7 @@ const MAX_GROUP_FRAMES: u32 = 65_000;
 /// ones unknown, which costs another poll.
 const ROLL_CALL_GROUP: usize = 50;
 /// Up to so many devices are asked one by one after a repair round.
-const STRAGGLERS: usize = 16;
+const STRAGGLERS: usize = 24;
 
 impl Campaign {
     /// Who is asked after a round: large groups for their gaps, small ones all at once, and a few stragglers whose
