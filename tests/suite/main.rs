@@ -10,6 +10,7 @@ mod api_tasks;
 mod campaign;
 mod cli;
 mod foreign_codec_lrwn;
+mod foreign_device;
 mod frames_foreign;
 mod golden_commands;
 mod golden_erasure;
