@@ -1,6 +1,6 @@
 //! The native server against a device that is not ours: the stack `lorawan-device` joins, sends and listens by its own
-//! code, and its own code checks what it gets. Only the radio is ours. Deterministic. The stack's limits are kept to: it
-//! knows 16 bits of a counter, takes counter 0 again and again, does not look at `ACK` and has no multicast.
+//! code, and its own code checks what it gets. Only the radio is ours. Deterministic. The limits of the stack are kept:
+//! it knows 16 bits of a counter, takes counter 0 again and again, does not look at `ACK` and has no multicast.
 
 use std::time::Duration;
 
