@@ -14,7 +14,7 @@ use lorawan_fuota::lorawan::firmware_management;
 use lorawan_fuota::lorawan::fragmentation::{self, DataFragment, FragSessionSetupReq};
 use lorawan_fuota::lorawan::frame::DataFrame;
 use lorawan_fuota::lorawan::keys::{Key128, mc_app_s_key, mc_nwk_s_key};
-use lorawan_fuota::lorawan::multi_package;
+use lorawan_fuota::lorawan::multi_package::{self, PackageVersions, Request, encode_requests};
 use lorawan_fuota::lorawan::multicast_setup::{self, McClassCSessionReq, McGroupSetupReq};
 use lorawan_fuota::lorawan::region::Region;
 use lorawan_fuota::network::native::{Native, NativeConfig};
@@ -82,7 +82,13 @@ fn requests() -> Vec<(u8, Vec<u8>)> {
             firmware_management::DownlinkCommand::DevVersionReq.encode(V2, out);
         }),
         encoded(225, &|out| {
-            multi_package::DownlinkCommand::DevPackageReq.encode(V2, out);
+            let versions = PackageVersions {
+                clock_sync: V2,
+                multicast_setup: V2,
+                fragmentation: V2,
+            };
+            let packages = multi_package::DownlinkCommand::DevPackageReq;
+            encode_requests(versions, &[Request::MultiPackage(packages)], 1, out);
         }),
     ]
 }

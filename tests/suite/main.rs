@@ -1,7 +1,7 @@
 //! Tests of the crate from outside, in one binary so that it links once.
 //!
-//! Every property test, here and in the units, runs as many cases as the environment variable `PROPTEST_CASES` says (256
-//! without it; storms, which take long, a quarter). The decoders' tests of any bytes are named alike, for a long run:
+//! Every property test, here and in the units, runs as many cases as the environment variable `PROPTEST_CASES` says
+//! (256 without it; storms, which take long, a quarter). The decoders' tests of any bytes are named alike, for a long run:
 //! `PROPTEST_CASES=1000000 cargo test --release -p lorawan-fuota any_bytes`.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
@@ -26,6 +26,7 @@ mod native_net;
 mod native_storm;
 mod properties_commands;
 mod properties_decoders;
+mod properties_multi_package;
 mod simulation;
 mod store_contract;
 mod store_records;

@@ -385,7 +385,7 @@ pub(crate) mod multi_package_commands {
             });
         prop_oneof![
             package_version_ans().prop_map(UplinkCommand::PackageVersionAns),
-            vec(package, 0..=255)
+            vec(package, 0..=15)
                 .prop_map(|packages| UplinkCommand::DevPackageAns(DevPackageAns { packages })),
         ]
     }
