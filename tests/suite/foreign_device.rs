@@ -151,8 +151,12 @@ fn f_cnt_of(uttered: &Uttered) -> u16 {
 }
 
 fn joined(step: &Step) -> bool {
-    let joined = |event: &NetworkEvent| matches!(event, NetworkEvent::Heard(Heard::Joined { dev_eui, .. }) if *dev_eui == DEVICE);
-    step.events.iter().any(joined)
+    let events = step.events.iter();
+    let mut joins = events.filter_map(|event| match event {
+        NetworkEvent::Heard(Heard::Joined { dev_eui, .. }) => Some(*dev_eui),
+        _ => None,
+    });
+    joins.any(|dev_eui| dev_eui == DEVICE)
 }
 
 /// The device took the frame with this counter in this window and handed out port and payload.

@@ -1,8 +1,8 @@
 //! Tests of the crate from outside, in one binary so that it links once.
 //!
 //! Every property test, here and in the units, runs as many cases as the environment variable `PROPTEST_CASES` says
-//! (256 without it; storms, which take long, a quarter). The decoders' tests of any bytes are named alike, for a long run:
-//! `PROPTEST_CASES=1000000 cargo test --release -p lorawan-fuota any_bytes`.
+//! (256 without it; storms, which take long, a quarter). The decoders' tests of any bytes are named alike, for a long
+//! run: `PROPTEST_CASES=1000000 cargo test --release -p lorawan-fuota any_bytes`.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
