@@ -10,8 +10,8 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::properties_commands::{
-    clock_sync_commands, config, firmware_management_commands, fragmentation_commands,
-    multi_package_commands, multicast_setup_commands, version,
+    bytes_often_below, clock_sync_commands, config, firmware_management_commands,
+    fragmentation_commands, multi_package_commands, multicast_setup_commands, version,
 };
 
 fn versions() -> impl Strategy<Value = PackageVersions> {
@@ -62,8 +62,16 @@ fn answer(versions: PackageVersions) -> impl Strategy<Value = Answer> {
     })
 }
 
+/// Often commands, and often identifiers of packages.
 fn bytes() -> impl Strategy<Value = Vec<u8>> {
-    vec(prop_oneof![0..=8_u8, 0x80..=0x85_u8, any::<u8>()], 0..300)
+    (bytes_often_below(9), any::<u64>()).prop_map(|(mut bytes, places)| {
+        for (at, byte) in bytes.iter_mut().enumerate() {
+            if places >> (at % 64) & 7 == 0 {
+                *byte = 0x80 | *byte % 6;
+            }
+        }
+        bytes
+    })
 }
 
 proptest! {
