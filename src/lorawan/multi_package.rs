@@ -93,7 +93,7 @@ impl UplinkCommand {
 
 /// Reads what a server sent.
 pub fn decode_downlink(_version: PackageVersion, bytes: &[u8]) -> Decoded<DownlinkCommand> {
-    decode_commands(bytes, |cid, rest| read_downlink(cid, rest))
+    decode_commands(bytes, read_downlink)
 }
 
 /// Reads the command `cid` of such a frame; `rest` is what is behind the identifier.
@@ -107,7 +107,7 @@ fn read_downlink(cid: u8, _rest: &mut &[u8]) -> Result<DownlinkCommand, DecodeEr
 
 /// Reads what a device sent.
 pub fn decode_uplink(_version: PackageVersion, bytes: &[u8]) -> Decoded<UplinkCommand> {
-    decode_commands(bytes, |cid, rest| read_uplink(cid, rest))
+    decode_commands(bytes, read_uplink)
 }
 
 /// Reads the command `cid` of such a frame; `rest` is what is behind the identifier.

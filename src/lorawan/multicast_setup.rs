@@ -306,7 +306,7 @@ impl UplinkCommand {
 
 /// Reads what a server sent.
 pub fn decode_downlink(_version: PackageVersion, bytes: &[u8]) -> Decoded<DownlinkCommand> {
-    decode_commands(bytes, |cid, rest| read_downlink(cid, rest))
+    decode_commands(bytes, read_downlink)
 }
 
 /// Reads the command `cid` of such a frame; `rest` is what is behind the identifier.

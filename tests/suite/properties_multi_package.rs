@@ -67,7 +67,7 @@ fn bytes() -> impl Strategy<Value = Vec<u8>> {
     (bytes_often_below(9), any::<u64>()).prop_map(|(mut bytes, places)| {
         for (at, byte) in bytes.iter_mut().enumerate() {
             if places >> (at % 64) & 7 == 0 {
-                *byte = 0x80 | *byte % 6;
+                *byte = 0x80 | (*byte % 6);
             }
         }
         bytes
