@@ -1,6 +1,9 @@
 //! The native server against a device that is not ours: the stack `lorawan-device` joins, sends and listens by its own
-//! code, and its own code checks what it gets. Only the radio is ours. Deterministic. The limits of the stack are kept:
-//! it knows 16 bits of a counter, takes counter 0 again and again, does not look at `ACK` and has no multicast.
+//! code: windows, channels, counters, keys of a join. Only the radio is ours. Deterministic.
+//!
+//! It reads data frames with the crate on which our own codec is built; `native_foreign` reads them with another. The
+//! limits of the stack are kept: it knows 16 bits of a counter, takes counter 0 again and again, does not look at `ACK`
+//! and has no multicast.
 
 use std::time::Duration;
 
