@@ -393,8 +393,7 @@ mod tests {
         fn nothing_panics(micros in any::<i64>(), wire in any::<u32>()) {
             let time = Timestamp::from_micros(micros);
             let _ = (time.to_string(), time.ceil_gps_second(), time.to_gps());
-            let near = GpsTime::from_micros(micros);
-            prop_assume!(micros.abs_diff(0) < (1 << 62));
+            let near = GpsTime::from_micros(micros / 3);
             let resolved = GpsTime::from_wire_seconds(wire, near);
             prop_assert_eq!(resolved.wire_seconds(), wire);
             prop_assert!(resolved.seconds().abs_diff(near.seconds()) <= 1 << 31);

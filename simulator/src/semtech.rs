@@ -297,7 +297,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_datagram(bytes in prop::collection::vec(any::<u8>(), 0..200), text in "\\PC{0,100}") {
+        fn any_bytes_as_a_datagram(bytes in prop::collection::vec(any::<u8>(), 0..200), text in "\\PC{0,100}") {
             let _ = decode(&bytes);
             let mut datagram = vec![2, 0, 0, 3];
             datagram.extend(text.into_bytes());

@@ -139,7 +139,12 @@ impl UplinkCommand {
 
 /// Reads what a server sent.
 pub fn decode_downlink(_version: PackageVersion, bytes: &[u8]) -> Decoded<DownlinkCommand> {
-    decode_commands(bytes, |cid, rest| match cid {
+    decode_commands(bytes, read_downlink)
+}
+
+/// Reads the command `cid` of such a frame; `rest` is what is behind the identifier.
+pub(super) fn read_downlink(cid: u8, rest: &mut &[u8]) -> Result<DownlinkCommand, DecodeError> {
+    match cid {
         CID_PACKAGE_VERSION => Ok(DownlinkCommand::PackageVersionReq),
         CID_APP_TIME => {
             let [a, b, c, d, param] = take(rest, "AppTimeAns")?;
@@ -164,12 +169,17 @@ pub fn decode_downlink(_version: PackageVersion, bytes: &[u8]) -> Decoded<Downli
             Ok(DownlinkCommand::ForceDeviceResyncCmd(command))
         }
         cid => Err(unknown_command(cid)),
-    })
+    }
 }
 
 /// Reads what a device sent.
 pub fn decode_uplink(_version: PackageVersion, bytes: &[u8]) -> Decoded<UplinkCommand> {
-    decode_commands(bytes, |cid, rest| match cid {
+    decode_commands(bytes, read_uplink)
+}
+
+/// Reads the command `cid` of such a frame; `rest` is what is behind the identifier.
+pub(super) fn read_uplink(cid: u8, rest: &mut &[u8]) -> Result<UplinkCommand, DecodeError> {
+    match cid {
         CID_PACKAGE_VERSION => {
             PackageVersionAns::decode(rest).map(UplinkCommand::PackageVersionAns)
         }
@@ -191,7 +201,7 @@ pub fn decode_uplink(_version: PackageVersion, bytes: &[u8]) -> Decoded<UplinkCo
             ))
         }
         cid => Err(unknown_command(cid)),
-    })
+    }
 }
 
 /// The correction for a device whose clock showed `device_time` when the network received its request at `gps_seconds`

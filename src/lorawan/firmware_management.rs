@@ -233,7 +233,12 @@ impl UplinkCommand {
 
 /// Reads what a server sent.
 pub fn decode_downlink(_version: PackageVersion, bytes: &[u8]) -> Decoded<DownlinkCommand> {
-    decode_commands(bytes, |cid, rest| match cid {
+    decode_commands(bytes, read_downlink)
+}
+
+/// Reads the command `cid` of such a frame; `rest` is what is behind the identifier.
+pub(super) fn read_downlink(cid: u8, rest: &mut &[u8]) -> Result<DownlinkCommand, DecodeError> {
+    match cid {
         CID_PACKAGE_VERSION => Ok(DownlinkCommand::PackageVersionReq),
         CID_DEV_VERSION => Ok(DownlinkCommand::DevVersionReq),
         CID_DEV_REBOOT_TIME => {
@@ -257,12 +262,17 @@ pub fn decode_downlink(_version: PackageVersion, bytes: &[u8]) -> Decoded<Downli
             }))
         }
         cid => Err(unknown_command(cid)),
-    })
+    }
 }
 
 /// Reads what a device sent.
 pub fn decode_uplink(_version: PackageVersion, bytes: &[u8]) -> Decoded<UplinkCommand> {
-    decode_commands(bytes, |cid, rest| match cid {
+    decode_commands(bytes, read_uplink)
+}
+
+/// Reads the command `cid` of such a frame; `rest` is what is behind the identifier.
+pub(super) fn read_uplink(cid: u8, rest: &mut &[u8]) -> Result<UplinkCommand, DecodeError> {
+    match cid {
         CID_PACKAGE_VERSION => {
             PackageVersionAns::decode(rest).map(UplinkCommand::PackageVersionAns)
         }
@@ -297,7 +307,7 @@ pub fn decode_uplink(_version: PackageVersion, bytes: &[u8]) -> Decoded<UplinkCo
             }))
         }
         cid => Err(unknown_command(cid)),
-    })
+    }
 }
 
 impl DevUpgradeImageAns {

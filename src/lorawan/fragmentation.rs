@@ -308,7 +308,16 @@ impl UplinkCommand {
 
 /// Reads what a server sent, except data fragments: their identifier is an unknown command here.
 pub fn decode_downlink(version: PackageVersion, bytes: &[u8]) -> Decoded<DownlinkCommand> {
-    decode_commands(bytes, |cid, rest| match cid {
+    decode_commands(bytes, |cid, rest| read_downlink(version, cid, rest))
+}
+
+/// Reads the command `cid` of such a frame; `rest` is what is behind the identifier.
+pub(super) fn read_downlink(
+    version: PackageVersion,
+    cid: u8,
+    rest: &mut &[u8],
+) -> Result<DownlinkCommand, DecodeError> {
+    match cid {
         CID_PACKAGE_VERSION => Ok(DownlinkCommand::PackageVersionReq),
         CID_FRAG_SESSION_STATUS => {
             let [byte] = take(rest, "FragSessionStatusReq")?;
@@ -338,7 +347,7 @@ pub fn decode_downlink(version: PackageVersion, bytes: &[u8]) -> Decoded<Downlin
             ))
         }
         cid => Err(unknown_command(cid)),
-    })
+    }
 }
 
 /// Reads what a device sent.
@@ -348,14 +357,31 @@ pub fn decode_downlink(version: PackageVersion, bytes: &[u8]) -> Decoded<Downlin
 /// unless only the short form lets everything behind it be read.
 pub fn decode_uplink(version: PackageVersion, bytes: &[u8]) -> Decoded<UplinkCommand> {
     let readable = LazyCell::new(|| readable_from(bytes));
-    decode_commands(bytes, |cid, rest| match cid {
+    let is_readable = |at: usize| readable.get(at).copied().unwrap_or(false);
+    let prefers_short = |rest: &[u8]| {
+        let status_at = bytes.len() - rest.len();
+        !is_readable(status_at + 4) && is_readable(status_at + 1)
+    };
+    decode_commands(bytes, |cid, rest| {
+        read_uplink(version, cid, rest, prefers_short)
+    })
+}
+
+/// Reads the command `cid` of such a frame; `rest` is what is behind the identifier. `prefers_short` says of the bytes
+/// from the status of an absent session on, at least four, whether the status is alone.
+pub(super) fn read_uplink(
+    version: PackageVersion,
+    cid: u8,
+    rest: &mut &[u8],
+    prefers_short: impl FnOnce(&[u8]) -> bool,
+) -> Result<UplinkCommand, DecodeError> {
+    match cid {
         CID_PACKAGE_VERSION => {
             PackageVersionAns::decode(rest).map(UplinkCommand::PackageVersionAns)
         }
         CID_FRAG_SESSION_STATUS => {
-            let status_at = bytes.len() - rest.len();
-            let is_readable = |at: usize| readable.get(at).copied().unwrap_or(false);
-            let prefers_short = || !is_readable(status_at + 4) && is_readable(status_at + 1);
+            let from_status = *rest;
+            let prefers_short = || prefers_short(from_status);
             FragSessionStatusAns::decode(version, rest, prefers_short)
                 .map(UplinkCommand::FragSessionStatusAns)
         }
@@ -379,7 +405,7 @@ pub fn decode_uplink(version: PackageVersion, bytes: &[u8]) -> Decoded<UplinkCom
             Ok(UplinkCommand::FragDataBlockReceivedReq(request))
         }
         cid => Err(unknown_command(cid)),
-    })
+    }
 }
 
 /// Longest time a device waits before it sends a `FragSessionStatusAns` or `FragDataBlockReceivedReq`: it draws a delay

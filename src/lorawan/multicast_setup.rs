@@ -306,7 +306,12 @@ impl UplinkCommand {
 
 /// Reads what a server sent.
 pub fn decode_downlink(_version: PackageVersion, bytes: &[u8]) -> Decoded<DownlinkCommand> {
-    decode_commands(bytes, |cid, rest| match cid {
+    decode_commands(bytes, read_downlink)
+}
+
+/// Reads the command `cid` of such a frame; `rest` is what is behind the identifier.
+pub(super) fn read_downlink(cid: u8, rest: &mut &[u8]) -> Result<DownlinkCommand, DecodeError> {
+    match cid {
         CID_PACKAGE_VERSION => Ok(DownlinkCommand::PackageVersionReq),
         CID_MC_GROUP_STATUS => {
             let [mask] = take(rest, "McGroupStatusReq")?;
@@ -343,7 +348,7 @@ pub fn decode_downlink(_version: PackageVersion, bytes: &[u8]) -> Decoded<Downli
             }))
         }
         cid => Err(unknown_command(cid)),
-    })
+    }
 }
 
 /// Reads what a device sent.
@@ -351,7 +356,16 @@ pub fn decode_downlink(_version: PackageVersion, bytes: &[u8]) -> Decoded<Downli
 /// A session answer with any error bit is its status byte alone, otherwise `TimeToStart` follows; `StartMissed` is an
 /// error in version 1 too.
 pub fn decode_uplink(version: PackageVersion, bytes: &[u8]) -> Decoded<UplinkCommand> {
-    decode_commands(bytes, |cid, rest| match cid {
+    decode_commands(bytes, |cid, rest| read_uplink(version, cid, rest))
+}
+
+/// Reads the command `cid` of such a frame; `rest` is what is behind the identifier.
+pub(super) fn read_uplink(
+    version: PackageVersion,
+    cid: u8,
+    rest: &mut &[u8],
+) -> Result<UplinkCommand, DecodeError> {
+    match cid {
         CID_PACKAGE_VERSION => {
             PackageVersionAns::decode(rest).map(UplinkCommand::PackageVersionAns)
         }
@@ -383,7 +397,7 @@ pub fn decode_uplink(version: PackageVersion, bytes: &[u8]) -> Decoded<UplinkCom
         CID_MC_CLASS_B_SESSION => McSessionAns::decode(version, rest, "McClassBSessionAns")
             .map(UplinkCommand::McClassBSessionAns),
         cid => Err(unknown_command(cid)),
-    })
+    }
 }
 
 /// How long a class C session lasts at most: `2^session_time_out` seconds, 1 s to about 9 h (TS005-2.0.0 §3.5). Only

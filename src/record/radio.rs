@@ -74,7 +74,7 @@ pub struct Downlink {
     pub id: DownlinkId,
     /// Who is to hear it.
     pub target: Target,
-    /// FPort, 1..=223.
+    /// FPort, 1..=223; to one device also 225 (TS007).
     pub f_port: u8,
     /// Application payload in clear, 1..=242 bytes.
     pub payload: Vec<u8>,

@@ -1,4 +1,8 @@
 //! Tests of the crate from outside, in one binary so that it links once.
+//!
+//! Every property test, here and in the units, runs as many cases as the environment variable `PROPTEST_CASES` says
+//! (256 without it; storms, which take long, a quarter). The decoders' tests of any bytes are named alike, for a long
+//! run: `PROPTEST_CASES=1000000 cargo test --release -p lorawan-fuota any_bytes`.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
@@ -10,6 +14,7 @@ mod api_tasks;
 mod campaign;
 mod cli;
 mod foreign_codec_lrwn;
+mod foreign_device;
 mod frames_foreign;
 mod golden_commands;
 mod golden_erasure;
@@ -20,6 +25,8 @@ mod native_groups;
 mod native_net;
 mod native_storm;
 mod properties_commands;
+mod properties_decoders;
+mod properties_multi_package;
 mod simulation;
 mod store_contract;
 mod store_records;

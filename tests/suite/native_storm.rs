@@ -14,6 +14,7 @@ use lorawan_fuota::record::{Change, JoinState, NetworkRequest, Refusal};
 use proptest::prelude::*;
 
 use super::native_net::{APP_KEY, DEVICE, JOIN_EUI, MC_ADDR, Net, eui, mc_group, said};
+use super::properties_commands::config;
 
 /// One input of the storm.
 #[derive(Clone, Debug)]
@@ -70,8 +71,17 @@ fn storm() -> impl Strategy<Value = Storm> {
     ]
 }
 
+/// A storm takes long: a quarter of the usual cases.
+fn storms() -> ProptestConfig {
+    let config = config();
+    ProptestConfig {
+        cases: config.cases.div_ceil(4),
+        ..config
+    }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    #![proptest_config(storms())]
     #[test]
     fn no_storm_makes_it_panic_or_use_a_counter_twice(storm in proptest::collection::vec(storm(), 1..120)) {
         let (mut net, session) = Net::with_device(2, Region::Eu868);

@@ -7,6 +7,7 @@ use super::receive_windows::{Opening, Placement, Window, data_openings, place};
 use crate::lorawan::airtime::MAC_OVERHEAD;
 use crate::lorawan::frame::{DataFields, Direction, FCtrl};
 use crate::lorawan::identifiers::DevEui;
+use crate::lorawan::multi_package;
 use crate::record::{Downlink, Refusal, Session, UplinkRef};
 use crate::time::Timestamp;
 
@@ -20,7 +21,7 @@ impl Native {
     /// Sends an application downlink to a device, or reports why not.
     pub(super) fn send_unicast(&mut self, now: Timestamp, dev_eui: DevEui, downlink: &Downlink) {
         let result = match downlink.answers {
-            _ if !(1..=223).contains(&downlink.f_port) => Err(Refusal::Other),
+            _ if !is_application_port(downlink.f_port) => Err(Refusal::Other),
             Some(uplink) => self.send_answer(now, dev_eui, uplink, downlink),
             None => self.send_at_once(now, dev_eui, downlink),
         };
@@ -221,6 +222,11 @@ fn fitting<'w>(
         let openings: Vec<Opening> = openings.iter().filter(fits).copied().collect();
         (!openings.is_empty()).then_some((f_opts, openings))
     })
+}
+
+/// Whether an application may send on this port: its own ones, and the fixed one of multi-package access.
+fn is_application_port(f_port: u8) -> bool {
+    matches!(f_port, 1..=223 | multi_package::DEFAULT_F_PORT)
 }
 
 /// A session whose downlink counter is not used up.
