@@ -351,14 +351,12 @@ fn show_counters(status: &GatewayStatus) -> v1::GatewayCounters {
     }
     v1::GatewayCounters {
         uplinks_received: counters.received,
-        // Not counted per gateway yet.
-        datagrams_malformed: 0,
+        datagrams_malformed: counters.malformed,
         frames_queued: counters.queued,
         frames_sent: counters.sent,
         frames_unknown: counters.unknown,
         frames_refused: Some(refused),
-        // The ledger keeps the last hour only.
-        airtime_us: 0,
+        airtime_us: counters.airtime_us,
     }
 }
 

@@ -12,7 +12,10 @@ use crate::lorawan::identifiers::{DevEui, GatewayEui};
 use crate::record::{Change, GatewaySettings, Heard, JoinState, NetworkRequest, Session, TxReport};
 use crate::time::Timestamp;
 
+mod counters;
 pub mod native;
+
+pub use counters::{NetworkCounters, TransportCounters};
 
 /// The deterministic half of a network.
 pub trait Network {
@@ -32,6 +35,9 @@ pub trait Network {
 
     /// The next moment something becomes due without input.
     fn wake(&self) -> Option<Timestamp>;
+
+    /// What came in and what was done with it, since the machine was restored.
+    fn counts(&self) -> NetworkCounters;
 }
 
 /// What a network reports to the machines above it.
@@ -103,4 +109,7 @@ pub trait Transport {
     /// Carries out what it can; a frame that cannot be handed over comes back through [`Transport::receive`] as refused
     /// or is given up by the network's own time-out.
     fn transmit(&mut self, outbound: Vec<Self::Outbound>) -> impl Future<Output = ()>;
+
+    /// What was dropped on the way in, since the transport was opened.
+    fn counts(&self) -> TransportCounters;
 }

@@ -69,6 +69,7 @@ pub struct GatewayStatus {
 
 /// Frame counts of one gateway since it was created.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct GatewayCounters {
     /// Uplink frames received with a good CRC.
     pub received: u64,
@@ -82,6 +83,18 @@ pub struct GatewayCounters {
     pub refused: BTreeMap<String, u64>,
     /// Downlinks nothing was heard of.
     pub unknown: u64,
+    /// Datagrams in its name that could not be read.
+    pub malformed: u64,
+    /// Time on air of the downlinks it queued, sent or was not heard of, microseconds.
+    pub airtime_us: u64,
+}
+
+impl GatewayCounters {
+    /// Adds the air time of a downlink that was on air, or may have been.
+    pub fn charge(&mut self, airtime: Duration) {
+        let us = u64::try_from(airtime.as_micros()).unwrap_or(u64::MAX);
+        self.airtime_us = self.airtime_us.saturating_add(us);
+    }
 }
 
 /// Air time a gateway spent in one sub-band, kept in one-minute buckets over the last hour and a bit.

@@ -10,10 +10,11 @@ use std::time::Duration;
 use crate::campaign::{AddressSpace, Campaign, Input, Step, Surroundings};
 use crate::dialogue::Dialogue;
 use crate::lorawan::identifiers::{DevEui, GatewayEui};
+use crate::lorawan::{clock_sync, firmware_management, fragmentation, multicast_setup};
 use crate::network::{DeviceLink, Network, NetworkCommand, NetworkEvent};
 use crate::record::{
     Change, DeviceProfile, FCntReset, Fleet, FleetDevice, GatewaySettings, Heard, Image, Link,
-    MulticastGroup, NetworkRequest, Snapshot, Task, TaskId, TxReport, Uplink,
+    MulticastGroup, NetworkRequest, Package, Snapshot, Task, TaskId, TxReport, Uplink,
 };
 use crate::task::{PlanRequest, plan};
 use crate::time::Timestamp;
@@ -35,6 +36,7 @@ pub struct Engine<N: Network> {
     campaigns: BTreeMap<u32, Campaign>,
     busy: BTreeMap<DevEui, u32>,
     next_owner: u32,
+    commands_malformed: u64,
 }
 
 struct KnownGateway {
@@ -66,6 +68,7 @@ impl<N: Network> Engine<N> {
             campaigns: BTreeMap::new(),
             busy: BTreeMap::new(),
             next_owner: Dialogue::OWNER + 1,
+            commands_malformed: 0,
         };
         for profile in snapshot.profiles {
             engine.fleet.put_profile(profile);
@@ -171,6 +174,11 @@ impl<N: Network> Engine<N> {
         &self.network
     }
 
+    /// Accepted frames on the port of a package that could not be read to the end, since the engine was restored.
+    pub fn commands_malformed(&self) -> u64 {
+        self.commands_malformed
+    }
+
     /// The network, to be changed from outside by tests.
     pub fn network_mut(&mut self) -> &mut N {
         &mut self.network
@@ -203,6 +211,9 @@ impl<N: Network> Engine<N> {
             let Some(oldest) = oldest else { break };
             status.links.remove(&oldest);
         }
+        if self.is_unreadable(&uplink) {
+            self.commands_malformed += 1;
+        }
         let owner = self.busy.get(&uplink.dev_eui).copied();
         let answer = self
             .dialogue
@@ -223,6 +234,31 @@ impl<N: Network> Engine<N> {
         if self.is_application(&uplink) {
             turn.notices.push(Notice::Uplink(Arc::new(uplink)));
         }
+    }
+
+    /// It is on the port of a package, and its commands cannot be read to the end.
+    fn is_unreadable(&self, uplink: &Uplink) -> bool {
+        let (Some(f_port), Some(device)) = (uplink.f_port, self.fleet.get(uplink.dev_eui)) else {
+            return false;
+        };
+        let (packages, payload) = (&device.profile.packages, &uplink.payload);
+        let version = |package: Option<Package>| {
+            package
+                .filter(|package| package.f_port == f_port)
+                .map(|package| package.version)
+        };
+        let rest = if let Some(version) = version(packages.clock_sync) {
+            clock_sync::decode_uplink(version, payload).rest
+        } else if let Some(version) = version(packages.multicast_setup) {
+            multicast_setup::decode_uplink(version, payload).rest
+        } else if let Some(version) = version(packages.fragmentation) {
+            fragmentation::decode_uplink(version, payload).rest
+        } else if let Some(version) = version(packages.firmware_management) {
+            firmware_management::decode_uplink(version, payload).rest
+        } else {
+            None
+        };
+        rest.is_some()
     }
 
     /// Nothing of ours listens on the port.

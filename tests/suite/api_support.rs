@@ -183,7 +183,8 @@ pub(crate) fn api() -> (
     Arc<AtomicI64>,
 ) {
     let store = MemoryStore::new();
-    let (handle, commands, notices) = Handle::new();
+    let (handle, edges) = Handle::new();
+    let (commands, notices) = (edges.commands, edges.notices);
     let now = Arc::new(AtomicI64::new(NOW));
     let clock: Clock = {
         let now = Arc::clone(&now);

@@ -236,6 +236,8 @@ pub(crate) fn gateway_status() -> GatewayStatus {
             sent: 4,
             refused: BTreeMap::from([("TOO_LATE".to_owned(), 5)]),
             unknown: 6,
+            malformed: 7,
+            airtime_us: 8,
         },
     }
 }
