@@ -16,10 +16,10 @@ use std::time::Duration;
 use lorawan_fuota::campaign::AddressSpace;
 use lorawan_fuota::lorawan::frame::{Direction, Frame};
 use lorawan_fuota::lorawan::identifiers::{DevAddr, DevEui, GatewayEui};
-use lorawan_fuota::network::{Transport, TransportCounters};
 use lorawan_fuota::network::native::{
     GatewayCommand, GatewayMessage, Native, NativeConfig, ReceivedFrame, TransmissionId, When,
 };
+use lorawan_fuota::network::{Transport, TransportCounters};
 use lorawan_fuota::record::{
     Change, DeviceState, DistributionSession, McGroup, Refusal, SessionId, Snapshot, Task,
     TaskDevice, TaskId,

@@ -129,7 +129,7 @@ async fn the_client_program_gets_in_with_both() {
     let (_server, port) = started(secrets.serve("127.0.0.1:0", true, true)).await;
     let (address, ca) = (format!("localhost:{port}"), secrets.path("cert.pem"));
     let run = async |ca: Option<&Path>, token: &str| {
-        let mut args = vec!["network", "get"];
+        let mut args = vec!["network"];
         args.extend(ca.iter().flat_map(|ca| ["--ca", ca.to_str().unwrap()]));
         fuota(&address, &args, "", &[("FUOTA_TOKEN", token)]).await
     };
@@ -137,7 +137,10 @@ async fn the_client_program_gets_in_with_both() {
     assert_eq!(good.status, 0, "{good:?}");
     let tokenless = run(Some(&ca), "").await;
     assert_eq!(tokenless.status, 3, "{tokenless:?}");
-    assert!(tokenless.err.contains("bearer token missing"), "{tokenless:?}");
+    assert!(
+        tokenless.err.contains("bearer token missing"),
+        "{tokenless:?}"
+    );
     let wrong = run(Some(&ca), "wrong").await;
     assert!(wrong.err.contains("wrong bearer token"), "{wrong:?}");
     let plain = run(None, TOKEN).await;
@@ -156,7 +159,9 @@ async fn an_open_address_without_both_is_refused_at_the_start() {
         let said = String::from_utf8(output.stderr).unwrap();
         assert!(!output.status.success(), "{said}");
         assert!(
-            said.contains("0.0.0.0:0 is no loopback address: listening there needs TLS and a bearer token"),
+            said.contains(
+                "0.0.0.0:0 is no loopback address: listening there needs TLS and a bearer token"
+            ),
             "{said}"
         );
         assert!(output.stdout.is_empty(), "it never listened");

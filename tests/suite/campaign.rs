@@ -13,9 +13,7 @@ use lorawan_fuota::lorawan::identifiers::{DevEui, GatewayEui};
 use lorawan_fuota::lorawan::keys::{Key128, KeyDerivation, data_block_int_key, data_block_mic};
 use lorawan_fuota::lorawan::region::Region;
 use lorawan_fuota::lorawan::{PackageVersion, firmware_management, fragmentation, multicast_setup};
-use lorawan_fuota::network::{
-    Network, NetworkCommand, NetworkCounters, NetworkEvent, Sending,
-};
+use lorawan_fuota::network::{Network, NetworkCommand, NetworkCounters, NetworkEvent, Sending};
 use lorawan_fuota::record::*;
 use lorawan_fuota::runtime::{Command, Engine, NewDevice};
 use lorawan_fuota::time::Timestamp;

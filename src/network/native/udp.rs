@@ -8,9 +8,7 @@ use std::time::Duration;
 
 use tokio::net::{ToSocketAddrs, UdpSocket};
 
-use super::semtech::{
-    DownDatagram, MAX_DATAGRAM, Received, TxPacket, UpDatagram, claimed_gateway,
-};
+use super::semtech::{DownDatagram, MAX_DATAGRAM, Received, TxPacket, UpDatagram, claimed_gateway};
 use super::{GatewayCommand, GatewayMessage, ReceivedFrame, TransmissionId};
 use crate::lorawan::identifiers::GatewayEui;
 use crate::network::{Transport, TransportCounters};

@@ -26,8 +26,6 @@ use super::noise;
 const SPOILT: f64 = 0.2;
 /// Datagrams of noise for each that is passed on.
 const NOISE: usize = 12;
-/// No package has such a command.
-const NO_COMMAND: u8 = 0x7f;
 const HEADER: usize = 12;
 const PUSH_DATA: u8 = 0;
 const PULL_RESP: u8 = 3;
@@ -242,9 +240,8 @@ impl Ears {
         }
         let mut payload = frame.decrypt(app_s_key, f_cnt);
         let mut f_opts = frame.f_opts.clone();
-        if matches!(frame.f_port, Some(200..=203)) {
-            payload.truncate(random.index(payload.len()));
-            payload.push(NO_COMMAND);
+        if matches!(frame.f_port, Some(200..=203)) && payload.len() > 1 {
+            payload.truncate(1 + random.index(payload.len() - 1));
             self.spoilt.commands_cut += 1;
         } else {
             f_opts = (0..random.index(16)).map(|_| byte(random)).collect();
