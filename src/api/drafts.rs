@@ -6,6 +6,7 @@ use crate::lorawan::identifiers::DevEui;
 use crate::proto::v1;
 use crate::record::{Change, DeviceState, StateCounts, Task, TaskDevice, TaskId, TaskState};
 use crate::store::Catalog;
+use crate::time::Timestamp;
 
 use super::devices::MOST_DEVICES;
 use super::errors::{ApiError, check_size};
@@ -64,7 +65,7 @@ impl<S: Catalog> Api<S> {
         let mut changes = Vec::new();
         let count = u32::try_from(devices.len()).unwrap_or(u32::MAX);
         for dev_eui in devices {
-            changes.push(added(&mut task, dev_eui));
+            changes.push(added(&mut task, dev_eui, self.now()));
         }
         let counts = if count == 0 {
             StateCounts::new()
@@ -125,6 +126,7 @@ impl<S: Catalog> Api<S> {
         if before.state != TaskState::Draft {
             let mut renamed = before.clone();
             renamed.display_name.clone_from(&task.display_name);
+            renamed.tags.clone_from(&task.tags);
             if renamed != task {
                 return Err(not_draft(&before));
             }
@@ -138,6 +140,7 @@ impl<S: Catalog> Api<S> {
             self.check_image(&task).await?;
         }
         task.sequence += 1;
+        task.updated_at = self.now();
         self.keep_draft(task, counts, Vec::new(), ticket).await
     }
 
@@ -173,7 +176,7 @@ impl<S: Catalog> Api<S> {
             match self.known_device(name).await {
                 Ok(dev_eui) => {
                     if present.insert(dev_eui) {
-                        changes.push(added(&mut task, dev_eui));
+                        changes.push(added(&mut task, dev_eui, self.now()));
                     }
                 }
                 Err(error @ ApiError::Store(_)) => return Err(error),
@@ -247,12 +250,13 @@ impl<S: Catalog> Api<S> {
     /// Commits changed members of a draft, if anything changed since sequence `before`.
     pub(super) async fn keep_members(
         &self,
-        task: Task,
+        mut task: Task,
         before: u64,
         mut changes: Vec<Change>,
         answered: Vec<Change>,
     ) -> Result<(), ApiError> {
         if task.sequence != before {
+            task.updated_at = self.now();
             changes.push(Change::PutTask(task));
         }
         changes.extend(answered);
@@ -271,9 +275,9 @@ impl<S: Catalog> Api<S> {
 }
 
 /// Takes a device into a draft.
-fn added(task: &mut Task, dev_eui: DevEui) -> Change {
+fn added(task: &mut Task, dev_eui: DevEui, now: Timestamp) -> Change {
     task.sequence += 1;
-    let mut device = TaskDevice::new(task.id.clone(), dev_eui);
+    let mut device = TaskDevice::new(task.id.clone(), dev_eui, now);
     device.sequence = task.sequence;
     Change::PutTaskDevice(device)
 }

@@ -27,8 +27,9 @@ use crate::lorawan::PackageVersion;
 use crate::lorawan::identifiers::{DevEui, GatewayEui};
 use crate::record::{
     Change, CleanupState, DeviceReason, DeviceState, DistributionSession, Downlink, DownlinkId,
-    Fleet, Image, NetworkRequest, RebootMode, SessionId, SessionPhase, SuccessCriterion, Target,
-    Task, TaskDevice, TaskReason, TaskSnapshot, TaskState, TxReport, Uplink, UplinkRef, Wave,
+    Fleet, Image, MulticastGroupId, NetworkRequest, RebootMode, SessionId, SessionPhase,
+    SuccessCriterion, Target, Task, TaskDevice, TaskReason, TaskSnapshot, TaskState, TxReport,
+    Uplink, UplinkRef, Wave,
 };
 use crate::task::{Plan, sizing};
 use crate::time::Timestamp;
@@ -140,25 +141,42 @@ enum InFlight {
     Poll { session: u16 },
 }
 
+/// A task to be begun.
+#[derive(Clone, Debug)]
+pub struct Order {
+    /// The task; its `seed` must be set.
+    pub task: Task,
+    /// Its image and the bytes.
+    pub image: (Image, Arc<[u8]>),
+    /// The groups that brought devices into it; a device added by itself is not here.
+    pub groups: BTreeMap<DevEui, MulticastGroupId>,
+}
+
 impl Campaign {
-    /// Begins a task by its plan. The task's `seed` must be set. The first step writes everything.
+    /// Begins a task by its plan. The first step writes everything.
     pub fn start(
         now: Timestamp,
         owner: u32,
         network: AddressSpace,
-        mut task: Task,
-        image: (Image, Arc<[u8]>),
+        order: Order,
         plan: &Plan,
         fleet: &Fleet,
     ) -> Self {
+        let Order {
+            mut task,
+            image,
+            groups,
+        } = order;
         task.state = TaskState::Scheduled;
         task.started_at = Some(now);
         task.prepare_after = Some(plan.prepare_at);
         task.deadline = Some(plan.deadline);
+        task.expected_end = Some(plan.finish_at);
         let mut devices = BTreeMap::new();
         for planned in &plan.sessions {
             for dev_eui in &planned.devices {
-                let mut device = TaskDevice::new(task.id.clone(), *dev_eui);
+                let mut device = TaskDevice::new(task.id.clone(), *dev_eui, now);
+                device.group = groups.get(dev_eui).cloned();
                 device.session = Some(planned.number);
                 device.version_before = fleet
                     .get(*dev_eui)
@@ -168,7 +186,8 @@ impl Campaign {
             }
         }
         for skipped in &plan.skipped {
-            let mut device = TaskDevice::new(task.id.clone(), skipped.dev_eui);
+            let mut device = TaskDevice::new(task.id.clone(), skipped.dev_eui, now);
+            device.group = groups.get(&skipped.dev_eui).cloned();
             device.state = DeviceState::Skipped;
             device.reason = Some(skipped.reason);
             device.evidence = skipped.evidence.clone();
@@ -212,6 +231,8 @@ impl Campaign {
                 coded_target: 0,
                 round: 0,
                 roll_calls: 0,
+                rounds: Vec::new(),
+                airtime_us: BTreeMap::new(),
             })
             .collect();
         let snapshot = TaskSnapshot {
@@ -327,7 +348,7 @@ impl Campaign {
             }
         }
         self.advance(now, around);
-        self.take_step()
+        self.take_step(now)
     }
 
     /// When the campaign wants to be stepped without input, and why.
@@ -579,7 +600,7 @@ impl Campaign {
     }
 
     /// Turns what changed into writes; every changed record gets its own sequence number.
-    fn take_step(&mut self) -> Step {
+    fn take_step(&mut self, now: Timestamp) -> Step {
         let changed = std::mem::take(&mut self.changed);
         let mut changes = Vec::new();
         for number in changed.sessions {
@@ -595,6 +616,7 @@ impl Campaign {
             if let Some(device) = self.devices.get_mut(&dev_eui) {
                 self.task.sequence += 1;
                 device.sequence = self.task.sequence;
+                device.changed_at = now;
                 changes.push(Change::PutTaskDevice(device.clone()));
             }
         }

@@ -73,6 +73,7 @@ impl Campaign {
         };
         session.unanswered = Some(unanswered);
         session.heard_any = false;
+        session.record.note_poll(now);
         let record = &mut session.record;
         let spread = fragmentation::block_ack_delay_max(record.block.block_ack_delay);
         let (id, port, frag_index) = (record.id.clone(), record.frag_port, record.block.frag_index);
@@ -340,6 +341,8 @@ impl Campaign {
                 unanswered.remove(&dev_eui);
             }
             session.heard_any = true;
+            session.record.note_answer(deficit);
+            self.changed.sessions.insert(session.record.id.number);
         }
         if progress != Progress::Complete {
             return;

@@ -45,6 +45,8 @@ pub trait Network {
 pub enum NetworkEvent {
     /// A device was heard.
     Heard(Heard),
+    /// A device counts its uplinks from the start again, as it may after a reboot; the uplink itself follows.
+    CounterRestarted(DevEui),
     /// The fate of a downlink is known, or given up.
     Report(TxReport),
     /// A gateway sent something; at most one per gateway and second.
@@ -89,7 +91,7 @@ pub struct DeviceLink {
     pub region: crate::lorawan::region::Region,
     /// It listens continuously on RX2, so that a downlink need not answer an uplink.
     pub always_class_c: bool,
-    /// Its uplink counter may restart at zero once after a reboot that was asked for (ABP).
+    /// Its uplink counter may restart at zero, once: its profile allows it, and a reboot was asked for (ABP).
     pub f_cnt_reset_allowed: bool,
 }
 

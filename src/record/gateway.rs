@@ -43,8 +43,14 @@ pub struct GatewaySettings {
     pub lead_time: Duration,
     /// Largest share of its air the server may use, in permille of time; 1000 = as the regulation allows.
     pub air_share_permille: u16,
+    /// Free key-value pairs.
+    #[serde(default)]
+    pub tags: BTreeMap<String, String>,
     /// When the gateway was created.
     pub created_at: Timestamp,
+    /// When the operator last changed it.
+    #[serde(default)]
+    pub updated_at: Timestamp,
 }
 
 /// A place on earth.

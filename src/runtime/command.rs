@@ -1,6 +1,7 @@
 //! How the edges reach the one writer: a [`Command`] goes in, is applied and committed, and is answered; [`Notice`]s
 //! say what changed.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
@@ -54,6 +55,8 @@ pub struct NewDevice {
     pub join: Option<JoinState>,
     /// An imported session (ABP).
     pub session: Option<Session>,
+    /// Versions by component, as the operator knows them.
+    pub versions: Option<BTreeMap<String, u32>>,
 }
 
 /// Why a command was not carried out.

@@ -7,14 +7,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::campaign::{AddressSpace, Campaign, Input, Step, Surroundings};
+use crate::campaign::{AddressSpace, Campaign, Input, Order, Step, Surroundings};
 use crate::dialogue::Dialogue;
 use crate::lorawan::identifiers::{DevEui, GatewayEui};
 use crate::lorawan::{clock_sync, firmware_management, fragmentation, multicast_setup};
 use crate::network::{DeviceLink, Network, NetworkCommand, NetworkEvent};
 use crate::record::{
     Change, DeviceProfile, FCntReset, Fleet, FleetDevice, GatewaySettings, Heard, Image, Link,
-    MulticastGroup, NetworkRequest, Package, Snapshot, Task, TaskId, TxReport, Uplink,
+    MulticastGroup, MulticastGroupId, NetworkRequest, Package, Snapshot, Task, TaskId, TxReport,
+    Uplink,
 };
 use crate::task::{PlanRequest, plan};
 use crate::time::Timestamp;
@@ -120,10 +121,12 @@ impl<N: Network> Engine<N> {
             match event {
                 NetworkEvent::Heard(Heard::Uplink(uplink)) => self.heard(now, uplink, &mut turn),
                 NetworkEvent::Heard(Heard::Joined { dev_eui, .. }) => {
+                    self.rebooted(dev_eui);
                     if let Some(owner) = self.busy.get(&dev_eui).copied() {
                         self.step_campaign(now, owner, &[Input::Joined(dev_eui)], &mut turn);
                     }
                 }
+                NetworkEvent::CounterRestarted(dev_eui) => self.rebooted(dev_eui),
                 NetworkEvent::Report(report) => self.reported(now, &report, &mut turn),
                 NetworkEvent::GatewaySeen(eui) => {
                     if let Some(gateway) = self.gateways.get_mut(&eui) {
@@ -142,6 +145,7 @@ impl<N: Network> Engine<N> {
         for owner in due {
             self.step_campaign(now, owner, &[], &mut turn);
         }
+        self.announce_restarts();
         let sending = self.network.send(now, std::mem::take(&mut turn.requests));
         // What commands create comes before what was heard of it: stores want parents first.
         let mut changes = turn.changes;
@@ -365,7 +369,7 @@ impl<N: Network> Engine<N> {
                 turn.changes.push(Change::DeleteDeviceProfile(tenant, id));
                 Ok(())
             }
-            Command::PutDevices(devices) => self.put_devices(devices, turn),
+            Command::PutDevices(devices) => self.put_devices(now, devices, turn),
             Command::DeleteDevice(dev_eui) => {
                 if self.fleet.get(dev_eui).is_none() {
                     return Err(CommandError::NotFound(format!("device {dev_eui}")));
@@ -420,6 +424,7 @@ impl<N: Network> Engine<N> {
 
     fn put_devices(
         &mut self,
+        now: Timestamp,
         devices: Vec<NewDevice>,
         turn: &mut Turn,
     ) -> Result<(), CommandError> {
@@ -459,10 +464,14 @@ impl<N: Network> Engine<N> {
             keys,
             join,
             session,
+            versions,
         } in devices
         {
             let dev_eui = settings.dev_eui;
             self.fleet.put_device(settings.clone(), keys.clone());
+            if let Some((versions, status)) = versions.zip(self.fleet.status_mut(dev_eui)) {
+                status.set_versions(&versions, now);
+            }
             if let Some(device) = self.fleet.get(dev_eui) {
                 let link = device_link(device);
                 self.network
@@ -493,7 +502,13 @@ impl<N: Network> Engine<N> {
         groups: &[MulticastGroup],
         turn: &mut Turn,
     ) -> Result<(), CommandError> {
-        devices.extend(groups.iter().flat_map(|g| g.devices.iter().copied()));
+        let mut brought: BTreeMap<DevEui, MulticastGroupId> = BTreeMap::new();
+        for group in groups {
+            for dev_eui in group.devices.iter().filter(|d| !devices.contains(d)) {
+                brought.entry(*dev_eui).or_insert_with(|| group.id.clone());
+            }
+        }
+        devices.extend(brought.keys());
         devices.sort_unstable();
         devices.dedup();
         let mut members = Vec::new();
@@ -518,7 +533,12 @@ impl<N: Network> Engine<N> {
         };
         let plan = plan(&request).map_err(CommandError::Plan)?;
         let owner = self.new_owner();
-        let campaign = Campaign::start(now, owner, self.addresses, task, image, &plan, &self.fleet);
+        let order = Order {
+            task,
+            image,
+            groups: brought,
+        };
+        let campaign = Campaign::start(now, owner, self.addresses, order, &plan, &self.fleet);
         self.add_campaign(owner, campaign);
         self.step_campaign(now, owner, &[], turn);
         Ok(())
@@ -535,6 +555,27 @@ impl<N: Network> Engine<N> {
                 "device {dev_eui} is in the active task {task}"
             ))),
             None => Ok(()),
+        }
+    }
+
+    /// The reboot that was expected of the device has happened.
+    fn rebooted(&mut self, dev_eui: DevEui) {
+        let expected = |d: &FleetDevice| d.status.reboot_expected;
+        if self.fleet.get(dev_eui).is_some_and(expected)
+            && let Some(status) = self.fleet.status_mut(dev_eui)
+        {
+            status.reboot_expected = false;
+        }
+    }
+
+    /// Tells the network which of the devices that changed may count from the start again.
+    fn announce_restarts(&mut self) {
+        let may_restart =
+            |d: &&FleetDevice| d.profile.after_reboot.f_cnt_reset == FCntReset::AllowAfterReboot;
+        for device in self.fleet.changed().filter(may_restart) {
+            let (dev_eui, link) = (device.settings.dev_eui, device_link(device));
+            self.network
+                .apply(&NetworkCommand::PutDevice { dev_eui, link });
         }
     }
 
@@ -561,6 +602,7 @@ fn device_link(device: &FleetDevice) -> DeviceLink {
     DeviceLink {
         region: device.profile.region,
         always_class_c: device.profile.always_class_c,
-        f_cnt_reset_allowed: device.profile.after_reboot.f_cnt_reset == FCntReset::AllowAfterReboot,
+        f_cnt_reset_allowed: device.profile.after_reboot.f_cnt_reset == FCntReset::AllowAfterReboot
+            && device.status.reboot_expected,
     }
 }

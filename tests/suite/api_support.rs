@@ -246,6 +246,12 @@ async fn changes(
             for device in devices {
                 let dev_eui = device.settings.dev_eui;
                 changes.push(Change::PutDeviceSettings(device.settings));
+                if let Some(versions) = device.versions {
+                    let known = store.device(&TenantId::default(), dev_eui).await.unwrap();
+                    let mut status = known.map(|known| known.status).unwrap_or_default();
+                    status.set_versions(&versions, now);
+                    changes.push(Change::PutDeviceStatus(dev_eui, status));
+                }
                 changes.extend(device.keys.map(Change::PutDeviceKeys));
                 changes.extend(device.join.map(|join| Change::PutJoinState(dev_eui, join)));
                 changes.extend(device.session.map(|s| Change::PutSession(dev_eui, s)));
@@ -268,7 +274,7 @@ async fn changes(
             let mut changes = vec![];
             for dev_eui in &devices {
                 task.sequence += 1;
-                let mut device = TaskDevice::new(id.clone(), *dev_eui);
+                let mut device = TaskDevice::new(id.clone(), *dev_eui, now);
                 device.sequence = task.sequence;
                 changes.push(Change::PutTaskDevice(device));
             }

@@ -508,6 +508,8 @@ impl Bench {
             lead_time: Duration::from_millis(300),
             air_share_permille: 1000,
             created_at: start(),
+            tags: BTreeMap::new(),
+            updated_at: start(),
         };
         let devices = ids
             .iter()
@@ -577,6 +579,9 @@ impl Bench {
             started_at: None,
             ended_at: None,
             seed: Some(Key128::from_bytes([9; 16])),
+            tags: BTreeMap::new(),
+            updated_at: self.now,
+            expected_end: None,
         };
         let devices = self.engine.network().devices.keys().copied().collect();
         self.step(vec![Command::StartTask {
@@ -680,6 +685,8 @@ fn profile(version: PackageVersion, uplink_interval: Duration) -> DeviceProfile 
             loses_groups: true,
         },
         version_source: VersionSource::FirmwareManagement,
+        created_at: start(),
+        updated_at: start(),
     }
 }
 
@@ -693,6 +700,7 @@ fn new_device(dev_eui: DevEui) -> NewDevice {
             model: String::new(),
             tags: BTreeMap::new(),
             created_at: start(),
+            updated_at: start(),
         },
         keys: Some(DeviceKeys {
             dev_eui,
@@ -703,6 +711,7 @@ fn new_device(dev_eui: DevEui) -> NewDevice {
         }),
         join: None,
         session: None,
+        versions: None,
     }
 }
 

@@ -423,6 +423,7 @@ fn a_device_joins_and_a_replayed_request_does_not() {
             app_key: app_key.clone(),
             next_join_nonce: 3,
             dev_nonces: [6].into(),
+            last_dev_nonce: None,
         };
         net.native
             .apply(&NetworkCommand::PutJoinState(DEVICE, join));

@@ -120,6 +120,11 @@ impl Native {
             Match::Fresh { dev_eui, f_cnt } => self.accept(dev_eui, f_cnt, frame, heard),
             Match::Restarted { dev_eui, f_cnt } => {
                 self.counters.f_cnt_restarts += 1;
+                // Once: the next restart needs another reboot.
+                if let Some(device) = self.devices.get_mut(dev_eui) {
+                    device.link.f_cnt_reset_allowed = false;
+                }
+                self.events.push(NetworkEvent::CounterRestarted(dev_eui));
                 self.accept(dev_eui, f_cnt, frame, heard);
             }
             Match::Repeated { dev_eui, f_cnt } => {
