@@ -91,6 +91,13 @@ pub enum Input<'a> {
     Joined(DevEui),
     /// The fate of a downlink of this campaign.
     Report(&'a TxReport),
+    /// The operator changes what the task is called.
+    Describe {
+        /// Name for people.
+        display_name: &'a str,
+        /// Tags, whole.
+        tags: &'a BTreeMap<String, String>,
+    },
     /// The operator cancels the task.
     Cancel,
 }
@@ -344,6 +351,12 @@ impl Campaign {
                 }
                 Input::Joined(dev_eui) => self.joined(now, *dev_eui, around),
                 Input::Report(report) => self.reported(now, report),
+                Input::Describe { display_name, tags } => {
+                    (*display_name).clone_into(&mut self.task.display_name);
+                    self.task.tags.clone_from(tags);
+                    self.task.updated_at = now;
+                    self.changed.task = true;
+                }
                 Input::Cancel => self.cancel(now),
             }
         }

@@ -190,7 +190,8 @@ impl DeviceStatus {
         self.versions.get(component).map(|v| v.version)
     }
 
-    /// What the operator says of the versions, whole: what is not named is forgotten, what is not new keeps its evidence.
+    /// What the operator says of the versions, whole: what is not named is forgotten, what is not new keeps its
+    /// evidence.
     pub fn set_versions(&mut self, versions: &BTreeMap<String, u32>, now: Timestamp) {
         self.versions
             .retain(|component, known| versions.get(component) == Some(&known.version));

@@ -40,6 +40,15 @@ pub enum Command {
         /// The groups it names.
         groups: Vec<MulticastGroup>,
     },
+    /// Changes what an active task is called; nothing of what it does.
+    DescribeTask {
+        /// Which task.
+        task: TaskId,
+        /// Its new name for people.
+        display_name: String,
+        /// Its new tags, whole.
+        tags: BTreeMap<String, String>,
+    },
     /// Cancels an active task.
     CancelTask(TaskId),
 }

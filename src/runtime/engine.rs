@@ -408,18 +408,36 @@ impl<N: Network> Engine<N> {
                 devices,
                 groups,
             } => self.start_task(now, *task, image, devices, &groups, turn),
-            Command::CancelTask(id) => {
-                let owner = self
-                    .campaigns
-                    .iter()
-                    .find(|(_, c)| c.task().id == id)
-                    .map(|(owner, _)| *owner);
-                let owner =
-                    owner.ok_or_else(|| CommandError::NotFound(format!("active task {id}")))?;
-                self.step_campaign(now, owner, &[Input::Cancel], turn);
-                Ok(())
+            Command::DescribeTask {
+                task,
+                display_name,
+                tags,
+            } => {
+                let input = Input::Describe {
+                    display_name: &display_name,
+                    tags: &tags,
+                };
+                self.tell_campaign(now, &task, &input, turn)
             }
+            Command::CancelTask(id) => self.tell_campaign(now, &id, &Input::Cancel, turn),
         }
+    }
+
+    fn tell_campaign(
+        &mut self,
+        now: Timestamp,
+        id: &TaskId,
+        input: &Input<'_>,
+        turn: &mut Turn,
+    ) -> Result<(), CommandError> {
+        let owner = self
+            .campaigns
+            .iter()
+            .find(|(_, c)| c.task().id == *id)
+            .map(|(owner, _)| *owner);
+        let owner = owner.ok_or_else(|| CommandError::NotFound(format!("active task {id}")))?;
+        self.step_campaign(now, owner, std::slice::from_ref(input), turn);
+        Ok(())
     }
 
     fn put_devices(

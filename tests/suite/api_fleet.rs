@@ -291,7 +291,7 @@ async fn a_bad_device_is_refused_field_by_field() {
     let bad = v1::EndDevice {
         model: "x".repeat(64),
         tags: [(String::new(), "v".to_owned())].into(),
-        versions: [("main".to_owned(), v1::ComponentVersion::default())].into(),
+        versions: [("a b".to_owned(), v1::ComponentVersion::default())].into(),
         keys: Some(v1::end_device::Keys::DerivedKeys(v1::DerivedKeys {
             mc_root_key: vec![1; 15].into(),
             data_block_int_key: vec![].into(),

@@ -289,6 +289,21 @@ async fn changes(
             changes.push(Change::PutTask(*task));
             (changes, Some(Notice::Task { task: id, sequence }))
         }
+        Command::DescribeTask {
+            task: id,
+            display_name,
+            tags,
+        } => {
+            let task = store.task(&TenantId::default(), &id).await.unwrap();
+            let mut task = task.ok_or_else(|| CommandError::NotFound(id.to_string()))?;
+            (task.display_name, task.tags, task.updated_at) = (display_name, tags, now);
+            task.sequence += 1;
+            let sequence = task.sequence;
+            (
+                vec![Change::PutTask(task)],
+                Some(Notice::Task { task: id, sequence }),
+            )
+        }
         Command::CancelTask(id) => {
             let task = store.task(&TenantId::default(), &id).await.unwrap();
             let mut task = task.ok_or_else(|| CommandError::NotFound(id.to_string()))?;

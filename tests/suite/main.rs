@@ -2,8 +2,10 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod abp_restart;
 mod api_fleet;
 mod api_images;
+mod api_records;
 mod api_server;
 mod api_support;
 mod api_tasks;

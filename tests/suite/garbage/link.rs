@@ -85,17 +85,17 @@ async fn carry(front: Arc<UdpSocket>, server: SocketAddr, ears: Arc<Mutex<Ears>>
     let mut buffer = vec![0; 65_535];
     while let Ok((length, from)) = front.recv_from(&mut buffer).await {
         let (datagram, noise) = ears.lock().unwrap().up(&buffer[..length]);
-        if !ways.contains_key(&from) {
-            let way = Arc::new(UdpSocket::bind("127.0.0.1:0").await.unwrap());
-            back.spawn(carry_back(
-                Arc::clone(&way),
-                Arc::clone(&front),
-                from,
-                Arc::clone(&ears),
-            ));
-            ways.insert(from, way);
-        }
-        ways[&from].send_to(&datagram, server).await.unwrap();
+        let way = match ways.get(&from) {
+            Some(way) => Arc::clone(way),
+            None => {
+                let way = Arc::new(UdpSocket::bind("127.0.0.1:0").await.unwrap());
+                let (front, ears) = (Arc::clone(&front), Arc::clone(&ears));
+                back.spawn(carry_back(Arc::clone(&way), front, from, ears));
+                ways.insert(from, Arc::clone(&way));
+                way
+            }
+        };
+        way.send_to(&datagram, server).await.unwrap();
         for datagram in noise {
             loud.send_to(&datagram, server).await.unwrap();
         }
@@ -151,7 +151,10 @@ impl Ears {
         let (gateway, sent) = (self.gateway, &mut self.spoilt.noise);
         let noise = (0..NOISE).map(|_| noise::datagram(&mut self.noise, gateway, sent));
         let noise = noise.collect();
-        (self.push(datagram).unwrap_or(datagram.to_vec()), noise)
+        (
+            self.push(datagram).unwrap_or_else(|| datagram.to_vec()),
+            noise,
+        )
     }
 
     /// A spoilt `PUSH_DATA`; `None` to leave the datagram as it is.
