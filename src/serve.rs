@@ -76,7 +76,7 @@ async fn serve(
     let listener = TcpListener::bind(config.grpc)
         .await
         .with_context(|| format!("grpc {}", config.grpc))?;
-    let (handle, commands, notices) = Handle::new();
+    let (handle, edges) = Handle::new();
     let settings = ApiSettings {
         net_id: config.net_id,
         ..ApiSettings::default()
@@ -89,7 +89,7 @@ async fn serve(
         settings,
     );
     let grpc = listener.local_addr()?;
-    let (udp, driving) = spawn_driver(config, clock, store, Edges { commands, notices })?;
+    let (udp, driving) = spawn_driver(config, clock, store, edges)?;
     announce(grpc, udp, print_ports)?;
     let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
     tokio::select! {

@@ -276,6 +276,8 @@ fn enter(world: &mut World, options: &CheckOptions, fleet: &Fleet, start: Timest
             lead_time: Duration::from_millis(300),
             air_share_permille: 1000,
             created_at: start,
+            tags: BTreeMap::new(),
+            updated_at: start,
         })
     }));
     commands.push(Command::PutDevices(
@@ -325,6 +327,8 @@ fn profile(options: &CheckOptions) -> DeviceProfile {
             loses_groups: true,
         },
         version_source: VersionSource::FirmwareManagement,
+        created_at: Timestamp::default(),
+        updated_at: Timestamp::default(),
     }
 }
 
@@ -337,6 +341,7 @@ fn new_device(device: &DeviceConfig, start: Timestamp) -> NewDevice {
             app_key: app_key.clone(),
             next_join_nonce: 1,
             dev_nonces: Default::default(),
+            last_dev_nonce: None,
         }),
         Activation::Abp { .. } => None,
     };
@@ -353,6 +358,7 @@ fn new_device(device: &DeviceConfig, start: Timestamp) -> NewDevice {
             model: String::new(),
             tags: BTreeMap::new(),
             created_at: start,
+            updated_at: start,
         },
         keys: Some(DeviceKeys {
             dev_eui: device.dev_eui,
@@ -360,6 +366,7 @@ fn new_device(device: &DeviceConfig, start: Timestamp) -> NewDevice {
         }),
         join,
         session: None,
+        versions: None,
     }
 }
 
@@ -414,5 +421,8 @@ fn task(options: &CheckOptions, image: &Image, start: Timestamp) -> Task {
         seed: Some(Key128::from_bytes(
             Random::of(options.fleet.seed, 0x5eed).key(),
         )),
+        tags: BTreeMap::new(),
+        updated_at: start,
+        expected_end: None,
     }
 }

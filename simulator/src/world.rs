@@ -16,15 +16,14 @@ use std::time::Duration;
 use lorawan_fuota::campaign::AddressSpace;
 use lorawan_fuota::lorawan::frame::{Direction, Frame};
 use lorawan_fuota::lorawan::identifiers::{DevAddr, DevEui, GatewayEui};
-use lorawan_fuota::network::Transport;
 use lorawan_fuota::network::native::{
     GatewayCommand, GatewayMessage, Native, NativeConfig, ReceivedFrame, TransmissionId, When,
 };
+use lorawan_fuota::network::{Transport, TransportCounters};
 use lorawan_fuota::record::{
     Change, DeviceState, DistributionSession, McGroup, Refusal, SessionId, Snapshot, Task,
     TaskDevice, TaskId,
 };
-use lorawan_fuota::runtime::drive::Edges;
 use lorawan_fuota::runtime::{Clock, Command, CommandError, Engine, Handle, drive};
 use lorawan_fuota::store::{MemoryStore, Store, StoreError};
 use lorawan_fuota::time::Timestamp;
@@ -366,7 +365,7 @@ impl World {
     }
 
     fn boot(&self) -> Server {
-        let (handle, commands, notices) = Handle::new();
+        let (handle, mut edges) = Handle::new();
         let sender = handle.sender();
         let shared = Arc::clone(&self.shared);
         let native = self.native;
@@ -374,7 +373,6 @@ impl World {
             let clock = WorldClock(Arc::clone(&shared));
             let mut transport = WorldTransport(Arc::clone(&shared));
             let store = WorldStore(Arc::clone(&shared));
-            let mut edges = Edges { commands, notices };
             let restore = |snapshot: Snapshot| {
                 let network = Native::restore(native, &snapshot);
                 Engine::restore(
@@ -554,6 +552,10 @@ impl Transport for WorldTransport {
 
     // The lab's gateways are all entered; whom to believe is the business of real sockets.
     fn allow(&mut self, _: BTreeSet<GatewayEui>) {}
+
+    fn counts(&self) -> TransportCounters {
+        TransportCounters::default()
+    }
 
     async fn transmit(&mut self, outbound: Vec<GatewayCommand>) {
         let at = self.0.now.get();

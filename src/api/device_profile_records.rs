@@ -9,9 +9,10 @@ use crate::record::{
     AfterReboot, DecoderLimits, DeviceProfile, FCntReset, LorawanVersion, Package, Packages,
     StatusInterpretation, UplinkField, VersionSource,
 };
+use crate::time::Timestamp;
 
 use super::errors::ApiError;
-use super::fields::{Fields, show_length, tenant};
+use super::fields::{Fields, show_length, show_moment, tenant};
 use super::mask::Mask;
 use super::{names, regions};
 
@@ -37,8 +38,7 @@ pub(super) fn merge(
         status_interpretation,
         uplink_interval,
         after_reboot,
-        version_source,
-        reboot_downlink
+        version_source
     );
     if mask.has("multicast_root_key") {
         into.multicast_root_key = new.multicast_root_key;
@@ -54,6 +54,7 @@ pub(super) fn read(
     mut fields: Fields,
     given: &v1::DeviceProfile,
     id: &str,
+    (created_at, updated_at): (Timestamp, Timestamp),
 ) -> Result<DeviceProfile, ApiError> {
     fields.text("display_name", &given.display_name, 255);
     let version = version_of(given.lorawan_version);
@@ -81,7 +82,6 @@ pub(super) fn read(
         .as_ref()
         .and_then(|source| source.source.as_ref());
     let version_source = read_version_source(&mut fields, source, &packages);
-    fields.unsupported("reboot_downlink", given.reboot_downlink.is_some());
     let whole = (version.zip(region)).zip(limits.zip(interpretation));
     let ((lorawan_version, region), (limits, status_interpretation)) = fields.finish_with(whole)?;
     Ok(DeviceProfile {
@@ -99,6 +99,8 @@ pub(super) fn read(
         uplink_interval,
         after_reboot,
         version_source,
+        created_at,
+        updated_at,
     })
 }
 
@@ -270,14 +272,14 @@ pub(super) fn key_derivation(version: LorawanVersion) -> KeyDerivation {
     }
 }
 
-/// The root key follows from the LoRaWAN version; another one is not kept yet.
+/// The root key follows from the LoRaWAN version.
 fn check_root_key(fields: &mut Fields, given: i32, version: LorawanVersion) {
     match v1::MulticastRootKey::try_from(given) {
         Ok(v1::MulticastRootKey::Unspecified) => {}
         Ok(root) if root == show_root_key(version) => {}
         Ok(_) => fields.bad(
             "multicast_root_key",
-            "another one than that of the LoRaWAN version is not supported yet",
+            "another one than that of the LoRaWAN version",
         ),
         Err(_) => fields.bad("multicast_root_key", "a value this server does not know"),
     }
@@ -390,10 +392,8 @@ pub(super) fn show(profile: &DeviceProfile) -> v1::DeviceProfile {
             loses_multicast_groups: profile.after_reboot.loses_groups,
         }),
         version_source: show_version_source(profile),
-        reboot_downlink: None,
-        // Not kept yet.
-        create_time: None,
-        update_time: None,
+        create_time: Some(show_moment(profile.created_at)),
+        update_time: Some(show_moment(profile.updated_at)),
     }
 }
 

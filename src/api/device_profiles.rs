@@ -22,7 +22,7 @@ const FILTER: [(&str, Kind); 2] = [
     ("lorawan_version", Kind::Word(is_version_word)),
 ];
 
-const WRITABLE: [&str; 16] = [
+const WRITABLE: [&str; 15] = [
     "display_name",
     "lorawan_version",
     "region",
@@ -38,7 +38,6 @@ const WRITABLE: [&str; 16] = [
     "multicast_root_key",
     "after_reboot",
     "version_source",
-    "reboot_downlink",
 ];
 
 #[tonic::async_trait]
@@ -99,7 +98,7 @@ impl<S: Catalog> Api<S> {
             return Err(ApiError::field("device_profile", "missing"));
         };
         let id = id.unwrap_or_else(|| self.made_id());
-        let profile = read(fields, &given, &id)?;
+        let profile = read(fields, &given, &id, (self.now(), self.now()))?;
         if self.store().device_profile(&tenant(), &id).await?.is_some() {
             return Err(ApiError::AlreadyExists {
                 resource: names::name("deviceProfiles", id),
@@ -170,7 +169,7 @@ impl<S: Catalog> Api<S> {
             .find_profile("device_profile.name", &given.name)
             .await?;
         let merged = merge(show(&known), given, &mask);
-        let mut profile = read(fields, &merged, &known.id)?;
+        let mut profile = read(fields, &merged, &known.id, (known.created_at, self.now()))?;
         profile.always_class_c = known.always_class_c;
         if profile.region != known.region || profile.lorawan_version != known.lorawan_version {
             self.check_profile_unused(&known).await?;

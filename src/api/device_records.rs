@@ -6,10 +6,10 @@ use crate::lorawan::{PackageVersion, identifiers::DevEui};
 use crate::proto::v1;
 use crate::record::{
     Activation, DeviceKeys, DeviceProfile, DeviceSettings, DeviceStatus, JoinState, LorawanVersion,
-    MulticastKeys, Session, TaskId,
+    MulticastKeys, Session, TaskId, VersionEvidence,
 };
 use crate::time::Timestamp;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::device_profile_records::key_derivation;
@@ -39,7 +39,7 @@ pub(super) struct Secrets {
 pub(super) fn read_settings(
     fields: &mut Fields,
     given: &v1::EndDevice,
-    created_at: Timestamp,
+    (created_at, updated_at): (Timestamp, Timestamp),
 ) -> Option<DeviceSettings> {
     let dev_eui = names::dev_eui(&given.dev_eui);
     if dev_eui.is_none() {
@@ -57,7 +57,27 @@ pub(super) fn read_settings(
         model: given.model.clone(),
         tags: given.tags.clone(),
         created_at,
+        updated_at,
     })
+}
+
+/// The versions an operator says a device runs; what is wrong is noted.
+pub(super) fn read_versions(
+    fields: &mut Fields,
+    given: &BTreeMap<String, v1::ComponentVersion>,
+) -> BTreeMap<String, u32> {
+    const MOST: usize = 16;
+    let word = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');
+    let good = |name: &String| (1..=63).contains(&name.len()) && name.chars().all(word);
+    if given.len() > MOST {
+        fields.bad("versions", format!("more than {MOST}"));
+    } else if !given.keys().all(good) {
+        fields.bad("versions", "a component is not of [A-Za-z0-9_-]{1,63}");
+    }
+    given
+        .iter()
+        .map(|(component, version)| (component.clone(), version.version))
+        .collect()
 }
 
 /// The multicast keys of a device, if any are given; what is wrong is noted. `app_key` is the one stored, for a
@@ -212,6 +232,7 @@ fn read_join(fields: &mut Fields, given: &v1::OtaaActivation) -> Option<JoinStat
         app_key: app_key?,
         next_join_nonce: next_join_nonce?,
         dev_nonces,
+        last_dev_nonce: None,
     })
 }
 
@@ -278,6 +299,7 @@ impl Secrets {
             match &present.join {
                 Some(old) if old.app_key == join.app_key => {
                     join.dev_nonces.extend(&old.dev_nonces);
+                    join.last_dev_nonce = old.last_dev_nonce;
                     join.next_join_nonce = join.next_join_nonce.max(old.next_join_nonce);
                 }
                 None if present.session.is_some() => {
@@ -334,8 +356,7 @@ pub(super) fn show_device(known: &Known<'_>) -> v1::EndDevice {
                 let shown = v1::ComponentVersion {
                     version: version.version,
                     report_time: Some(show_moment(version.at)),
-                    // Not kept yet.
-                    evidence: 0,
+                    evidence: show_evidence(version.evidence).into(),
                 };
                 (component.clone(), shown)
             })
@@ -359,8 +380,15 @@ pub(super) fn show_device(known: &Known<'_>) -> v1::EndDevice {
             .map(|task| names::name("tasks", task))
             .unwrap_or_default(),
         create_time: Some(show_moment(settings.created_at)),
-        // Not kept yet.
-        update_time: None,
+        update_time: Some(show_moment(settings.updated_at)),
+    }
+}
+
+fn show_evidence(evidence: VersionEvidence) -> v1::VersionEvidence {
+    match evidence {
+        VersionEvidence::FirmwareManagement => v1::VersionEvidence::FirmwareManagement,
+        VersionEvidence::UplinkField => v1::VersionEvidence::UplinkField,
+        VersionEvidence::User => v1::VersionEvidence::User,
     }
 }
 
@@ -393,7 +421,7 @@ fn show_activation(
             join_eui: join.join_eui.to_string(),
             next_join_nonce: join.next_join_nonce,
             used_dev_nonce_count: u32::try_from(join.dev_nonces.len()).unwrap_or(u32::MAX),
-            // Which nonce came last is not kept yet.
+            last_dev_nonce: join.last_dev_nonce.map(u32::from),
             ..v1::OtaaActivation::default()
         }));
     }

@@ -11,7 +11,7 @@ use crate::runtime::{Command, NewDevice};
 use crate::store::{Catalog, DeviceFilter, Page, TaskFilter};
 
 use super::device_records::{
-    Known, Secrets, read_activation, read_keys, read_settings, show_device,
+    Known, Secrets, read_activation, read_keys, read_settings, read_versions, show_device,
 };
 use super::errors::{ApiError, check_size};
 use super::fields::{Fields, tenant};
@@ -167,8 +167,8 @@ impl<S: Catalog> Api<S> {
             return Err(ApiError::field("device", "missing"));
         };
         let mut fields = Fields::of("device");
-        let settings = read_settings(&mut fields, &given, self.now());
-        fields.unsupported("versions", !given.versions.is_empty());
+        let settings = read_settings(&mut fields, &given, (self.now(), self.now()));
+        let versions = read_versions(&mut fields, &given.versions);
         if !profiles.contains_key(&given.device_profile) {
             let id = names::id_of("deviceProfiles", &given.device_profile).unwrap_or_default();
             let found = self.store().device_profile(&tenant(), id).await?;
@@ -199,14 +199,19 @@ impl<S: Catalog> Api<S> {
             keys,
             join: activation.join,
             session: activation.session,
+            versions: (!versions.is_empty()).then_some(versions),
         })
     }
 
     /// A device as it will be once it is created.
     fn show_new(&self, device: &NewDevice) -> v1::EndDevice {
+        let mut status = DeviceStatus::default();
+        if let Some(versions) = &device.versions {
+            status.set_versions(versions, self.now());
+        }
         show_device(&Known {
             settings: &device.settings,
-            status: &DeviceStatus::default(),
+            status: &status,
             keys: device.keys.as_ref(),
             join: device.join.as_ref(),
             session: device.session.as_ref(),
@@ -327,8 +332,12 @@ impl<S: Catalog> Api<S> {
         let present = self.show_known(&known, task.as_ref()).await?;
         let activation = self.store().activation(dev_eui).await?;
 
-        if mask.has("versions") && !same_versions(&given.versions, &present.versions) {
-            fields.unsupported("versions", true);
+        let versions = mask
+            .has("versions")
+            .then(|| read_versions(&mut fields, &given.versions));
+        let mut status = known.status.clone();
+        if let Some(versions) = &versions {
+            status.set_versions(versions, self.now());
         }
         let mut merged = present;
         mask.take(
@@ -343,7 +352,11 @@ impl<S: Catalog> Api<S> {
         );
         mask.take("model", &mut merged.model, given.model.clone());
         mask.take("tags", &mut merged.tags, given.tags.clone());
-        let settings = read_settings(&mut fields, &merged, known.settings.created_at);
+        let settings = read_settings(
+            &mut fields,
+            &merged,
+            (known.settings.created_at, self.now()),
+        );
         let profile = self
             .find_profile("device.device_profile", &merged.device_profile)
             .await?;
@@ -372,7 +385,7 @@ impl<S: Catalog> Api<S> {
         let stored_keys = self.store().device_keys(dev_eui).await?;
         let shown = show_device(&Known {
             settings: &settings,
-            status: &known.status,
+            status: &status,
             keys: keys.as_ref().or(stored_keys.as_ref()),
             join: secrets.join.as_ref().or(activation.join.as_ref()),
             session: secrets.session.as_ref().or(activation.session.as_ref()),
@@ -384,6 +397,7 @@ impl<S: Catalog> Api<S> {
             keys,
             join: secrets.join,
             session: secrets.session,
+            versions,
         };
         self.command("DEVICE_IN_USE", Command::PutDevices(vec![device]), with)
             .await?;
@@ -420,19 +434,6 @@ fn exists(dev_eui: DevEui) -> ApiError {
         resource: names::name("devices", dev_eui),
         reason: "ALREADY_EXISTS",
     }
-}
-
-fn same_versions(
-    given: &BTreeMap<String, v1::ComponentVersion>,
-    present: &BTreeMap<String, v1::ComponentVersion>,
-) -> bool {
-    let numbers = |versions: &BTreeMap<String, v1::ComponentVersion>| -> Vec<(String, u32)> {
-        versions
-            .iter()
-            .map(|(component, version)| (component.clone(), version.version))
-            .collect()
-    };
-    numbers(given) == numbers(present)
 }
 
 /// Whether the mask and the message bring new keys. With `*`, keys left empty, as reads show them, stay as they are.

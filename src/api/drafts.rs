@@ -5,12 +5,14 @@ use std::collections::BTreeSet;
 use crate::lorawan::identifiers::DevEui;
 use crate::proto::v1;
 use crate::record::{Change, DeviceState, StateCounts, Task, TaskDevice, TaskId, TaskState};
+use crate::runtime::Command;
 use crate::store::Catalog;
+use crate::time::Timestamp;
 
 use super::devices::MOST_DEVICES;
 use super::errors::{ApiError, check_size};
 use super::fields::{Fields, tenant};
-use super::idempotency::{Ticket, first_or_return};
+use super::idempotency::{Call, Ticket, first_or_return};
 use super::mask::Mask;
 use super::task_records::{self, show_task};
 use super::tasks::{check_etag, not_draft, state_word};
@@ -64,7 +66,7 @@ impl<S: Catalog> Api<S> {
         let mut changes = Vec::new();
         let count = u32::try_from(devices.len()).unwrap_or(u32::MAX);
         for dev_eui in devices {
-            changes.push(added(&mut task, dev_eui));
+            changes.push(added(&mut task, dev_eui, self.now()));
         }
         let counts = if count == 0 {
             StateCounts::new()
@@ -104,7 +106,14 @@ impl<S: Catalog> Api<S> {
         request: v1::UpdateTaskRequest,
     ) -> Result<v1::FuotaTask, ApiError> {
         let _desk = self.desk().await;
-        let ticket = first_or_return!(self.once("UpdateTask", &request, &[]).await?);
+        let ticket = match self.once("UpdateTask", &request, &[]).await? {
+            Call::Again(Some(answer)) => return Ok(answer),
+            Call::Again(None) => {
+                let name = request.task.map(|task| task.name).unwrap_or_default();
+                return self.shown_task("task.name", &name).await;
+            }
+            Call::First(ticket) => ticket,
+        };
         let mut fields = Fields::of("task");
         let mask = Mask::read(
             &mut fields,
@@ -114,7 +123,8 @@ impl<S: Catalog> Api<S> {
         let Some(given) = request.task else {
             return Err(ApiError::field("task", "missing"));
         };
-        let mut task = self.find_task("task.name", &given.name).await?;
+        let given_name = given.name.clone();
+        let mut task = self.find_task("task.name", &given_name).await?;
         check_etag(&given.etag, &task)?;
         let counts = self.store().task_counts(&task.id).await?;
         let present = show_task(&task, &counts);
@@ -125,19 +135,25 @@ impl<S: Catalog> Api<S> {
         if before.state != TaskState::Draft {
             let mut renamed = before.clone();
             renamed.display_name.clone_from(&task.display_name);
+            renamed.tags.clone_from(&task.tags);
             if renamed != task {
                 return Err(not_draft(&before));
             }
             if before.state.is_active() {
-                return Err(ApiError::refused(
-                    "TASK_ACTIVE",
-                    "changing the name of a running task is not supported yet",
-                ));
+                let command = Command::DescribeTask {
+                    task: task.id,
+                    display_name: task.display_name,
+                    tags: task.tags,
+                };
+                self.command("TASK_ENDED", command, ticket.carried_out())
+                    .await?;
+                return self.answer_with_task(&given_name, ticket).await;
             }
         } else if task.images != before.images {
             self.check_image(&task).await?;
         }
         task.sequence += 1;
+        task.updated_at = self.now();
         self.keep_draft(task, counts, Vec::new(), ticket).await
     }
 
@@ -173,7 +189,7 @@ impl<S: Catalog> Api<S> {
             match self.known_device(name).await {
                 Ok(dev_eui) => {
                     if present.insert(dev_eui) {
-                        changes.push(added(&mut task, dev_eui));
+                        changes.push(added(&mut task, dev_eui, self.now()));
                     }
                 }
                 Err(error @ ApiError::Store(_)) => return Err(error),
@@ -247,12 +263,13 @@ impl<S: Catalog> Api<S> {
     /// Commits changed members of a draft, if anything changed since sequence `before`.
     pub(super) async fn keep_members(
         &self,
-        task: Task,
+        mut task: Task,
         before: u64,
         mut changes: Vec<Change>,
         answered: Vec<Change>,
     ) -> Result<(), ApiError> {
         if task.sequence != before {
+            task.updated_at = self.now();
             changes.push(Change::PutTask(task));
         }
         changes.extend(answered);
@@ -271,9 +288,9 @@ impl<S: Catalog> Api<S> {
 }
 
 /// Takes a device into a draft.
-fn added(task: &mut Task, dev_eui: DevEui) -> Change {
+fn added(task: &mut Task, dev_eui: DevEui, now: Timestamp) -> Change {
     task.sequence += 1;
-    let mut device = TaskDevice::new(task.id.clone(), dev_eui);
+    let mut device = TaskDevice::new(task.id.clone(), dev_eui, now);
     device.sequence = task.sequence;
     Change::PutTaskDevice(device)
 }

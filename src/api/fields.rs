@@ -67,13 +67,6 @@ impl Fields {
         }
     }
 
-    /// What the server does not do yet: refused rather than ignored.
-    pub(super) fn unsupported(&mut self, field: &str, given: bool) {
-        if given {
-            self.bad(field, "not supported yet");
-        }
-    }
-
     /// A text of at most `longest` characters without control characters.
     pub(super) fn text(&mut self, field: &str, value: &str, longest: usize) {
         if value.chars().count() > longest {

@@ -2,6 +2,8 @@
 //! text
 //! in double quotes with `\"` and `\\` inside.
 
+use std::collections::BTreeMap;
+
 /// What the values of a field look like.
 #[derive(Clone, Copy)]
 pub(super) enum Kind {
@@ -64,6 +66,11 @@ impl Filter {
             .iter()
             .all(|(field, wanted)| value_of(field).as_deref() == Some(wanted))
     }
+}
+
+/// The tag that a field `tags.KEY` names.
+pub(super) fn tag_value(tags: &BTreeMap<String, String>, field: &str) -> Option<String> {
+    tags.get(field.strip_prefix("tags.")?).cloned()
 }
 
 /// Name, value, and what comes after the term.

@@ -13,7 +13,7 @@ use crate::time::Timestamp;
 
 use super::errors::ApiError;
 use super::fields::{Fields, show_length, show_moment};
-use super::filter::Kind;
+use super::filter::{Kind, tag_value};
 use super::idempotency::first_or_return;
 use super::mask::Mask;
 use super::page::PageRequest;
@@ -95,7 +95,8 @@ impl<S: Catalog> Api<S> {
         let Some(given) = request.gateway else {
             return Err(ApiError::field("gateway", "missing"));
         };
-        let settings = self.read_gateway(Fields::of("gateway"), &given, self.now())?;
+        let settings =
+            self.read_gateway(Fields::of("gateway"), &given, (self.now(), self.now()))?;
         if self.store().gateway(settings.eui).await?.is_some() {
             return Err(ApiError::AlreadyExists {
                 resource: names::name("gateways", settings.eui),
@@ -140,7 +141,7 @@ impl<S: Catalog> Api<S> {
                 )),
                 "has_gps" => Some(gateway.settings.gps.to_string()),
                 "beaconing" => Some(gateway.settings.beaconing.to_string()),
-                _ => None,
+                _ => tag_value(&gateway.settings.tags, field),
             })
         };
         let store = self.store();
@@ -167,7 +168,8 @@ impl<S: Catalog> Api<S> {
         };
         let known = self.find_gateway("gateway.name", &given.name).await?;
         let merged = merge(self.show_gateway(&known), given, &mask);
-        let settings = self.read_gateway(fields, &merged, known.settings.created_at)?;
+        let settings =
+            self.read_gateway(fields, &merged, (known.settings.created_at, self.now()))?;
         let shown = self.show_gateway(&Gateway {
             settings: settings.clone(),
             status: known.status,
@@ -207,7 +209,7 @@ impl<S: Catalog> Api<S> {
         &self,
         mut fields: Fields,
         given: &v1::Gateway,
-        created_at: Timestamp,
+        (created_at, updated_at): (Timestamp, Timestamp),
     ) -> Result<GatewaySettings, ApiError> {
         let eui = names::gateway_eui(&given.eui);
         if eui.is_none() {
@@ -246,7 +248,7 @@ impl<S: Catalog> Api<S> {
             1..=100u16,
             self.settings().air_share_percent,
         );
-        fields.unsupported("tags", !given.tags.is_empty());
+        fields.marks("tags", &given.tags, 255);
         let ((eui, region), share) = fields.finish_with(eui.zip(region).zip(share))?;
         Ok(GatewaySettings {
             eui,
@@ -260,7 +262,9 @@ impl<S: Catalog> Api<S> {
             beaconing: given.beaconing,
             lead_time,
             air_share_permille: share * 10,
+            tags: given.tags.clone(),
             created_at,
+            updated_at,
         })
     }
 
@@ -295,13 +299,12 @@ impl<S: Catalog> Api<S> {
             beaconing: settings.beaconing,
             lead_time: Some(show_length(settings.lead_time)),
             air_share_percent: u32::from(settings.air_share_permille) / 10,
-            tags: std::collections::BTreeMap::new(),
+            tags: settings.tags.clone(),
             state: self.gateway_state(&gateway.status).into(),
             last_seen_time: gateway.status.last_seen.map(show_moment),
             counters: Some(show_counters(&gateway.status)),
             create_time: Some(show_moment(settings.created_at)),
-            // Not kept yet.
-            update_time: None,
+            update_time: Some(show_moment(settings.updated_at)),
         }
     }
 }
@@ -351,14 +354,12 @@ fn show_counters(status: &GatewayStatus) -> v1::GatewayCounters {
     }
     v1::GatewayCounters {
         uplinks_received: counters.received,
-        // Not counted per gateway yet.
-        datagrams_malformed: 0,
+        datagrams_malformed: counters.malformed,
         frames_queued: counters.queued,
         frames_sent: counters.sent,
         frames_unknown: counters.unknown,
         frames_refused: Some(refused),
-        // The ledger keeps the last hour only.
-        airtime_us: 0,
+        airtime_us: counters.airtime_us,
     }
 }
 

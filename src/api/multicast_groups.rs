@@ -12,11 +12,10 @@ use crate::time::Timestamp;
 use super::devices::MOST_DEVICES;
 use super::errors::ApiError;
 use super::fields::{Fields, show_moment, tenant};
-use super::filter::Kind;
+use super::filter::{Kind, tag_value};
 use super::idempotency::first_or_return;
 use super::mask::Mask;
 use super::page::PageRequest;
-use super::task_parts::is_device_reason;
 use super::{Api, answer, carry_out, names, regions};
 
 const FILTER: [(&str, Kind); 3] = [
@@ -25,17 +24,13 @@ const FILTER: [(&str, Kind); 3] = [
     ("tags", Kind::Map),
 ];
 
-const MEMBER_FILTER: [(&str, Kind); 2] = [
-    ("state", Kind::Word(is_member_state)),
-    ("reason", Kind::Word(is_device_reason)),
-];
+const MEMBER_FILTER: [(&str, Kind); 1] = [("state", Kind::Word(is_member_state))];
 
-const WRITABLE: [&str; 6] = [
+const WRITABLE: [&str; 5] = [
     "display_name",
     "device_class",
     "data_rate",
     "frequency_hz",
-    "ping_slot_periodicity",
     "tags",
 ];
 
@@ -116,7 +111,7 @@ impl<S: Catalog> Api<S> {
             return Err(ApiError::field("multicast_group", "missing"));
         };
         let id = id.unwrap_or_else(|| self.made_id());
-        let group = read(fields, &given, id, self.now())?;
+        let group = read(fields, &given, id, (self.now(), self.now()))?;
         if self
             .store()
             .multicast_group(&tenant(), &group.id)
@@ -195,7 +190,7 @@ impl<S: Catalog> Api<S> {
                     regions::show_class(group.class).as_str_name(),
                     "DEVICE_CLASS_",
                 )),
-                _ => None,
+                _ => tag_value(&group.tags, field),
             })
         };
         let (store, tenant) = (self.store(), &tenant());
@@ -229,7 +224,7 @@ impl<S: Catalog> Api<S> {
         let present = self.show_group(&known).await?;
         let ready = present.ready_member_count;
         let merged = merge(present, given, &mask);
-        let mut group = read(fields, &merged, known.id, known.created_at)?;
+        let mut group = read(fields, &merged, known.id, (known.created_at, self.now()))?;
         group.devices = known.devices;
         let shown = show(&group, ready);
         let mut changes = vec![Change::PutMulticastGroup(group)];
@@ -263,6 +258,7 @@ impl<S: Catalog> Api<S> {
         let ticket = first_or_return!(self.once("AddMulticastGroupDevices", &request, &[]).await?);
         check_count(request.devices.len())?;
         let mut group = self.find_group("name", &request.name).await?;
+        group.updated_at = self.now();
         let mut profiles = BTreeMap::new();
         let mut errors = Vec::new();
         for name in &request.devices {
@@ -337,6 +333,7 @@ impl<S: Catalog> Api<S> {
         }
         fields.finish()?;
         let mut group = self.find_group("name", &request.name).await?;
+        group.updated_at = self.now();
         for dev_eui in leaving {
             group.devices.remove(&dev_eui);
         }
@@ -373,20 +370,13 @@ impl<S: Catalog> Api<S> {
                 continue;
             };
             let state = member_state(&group, &device);
-            let holds = filter.holds(|field| {
-                Some(match field {
-                    "state" => regions::word_of(state.as_str_name(), "MEMBER_STATE_"),
-                    _ => "UNSPECIFIED".to_owned(),
-                })
-            });
+            let word = || regions::word_of(state.as_str_name(), "MEMBER_STATE_");
+            let holds = filter.holds(|_state| Some(word()));
             if holds {
                 members.push(v1::MulticastGroupMember {
                     name: format!("multicastGroups/{}/members/{dev_eui}", group.id),
                     device: names::name("devices", dev_eui),
                     state: state.into(),
-                    // Neither is kept yet.
-                    reason: v1::DeviceReason::Unspecified.into(),
-                    state_time: None,
                 });
             }
         }
@@ -425,14 +415,7 @@ fn merge(mut into: v1::MulticastGroup, new: v1::MulticastGroup, mask: &Mask) -> 
     macro_rules! take {
         ($($field:ident),*) => {$( mask.take(stringify!($field), &mut into.$field, new.$field); )*};
     }
-    take!(
-        display_name,
-        device_class,
-        data_rate,
-        frequency_hz,
-        ping_slot_periodicity,
-        tags
-    );
+    take!(display_name, device_class, data_rate, frequency_hz, tags);
     into
 }
 
@@ -441,7 +424,7 @@ fn read(
     mut fields: Fields,
     given: &v1::MulticastGroup,
     id: String,
-    created_at: Timestamp,
+    (created_at, updated_at): (Timestamp, Timestamp),
 ) -> Result<MulticastGroup, ApiError> {
     fields.text("display_name", &given.display_name, 255);
     let region = fields.known("region", regions::read(given.region));
@@ -469,10 +452,7 @@ fn read(
         }
     }
     let frequency_hz = fields.frequency("frequency_hz", given.frequency_hz);
-    if given.ping_slot_periodicity.is_some() {
-        fields.bad("ping_slot_periodicity", "not for class C");
-    }
-    fields.unsupported("tags", !given.tags.is_empty());
+    fields.marks("tags", &given.tags, 255);
     let region = fields.finish_with(region)?;
     Ok(MulticastGroup {
         tenant: tenant(),
@@ -483,7 +463,9 @@ fn read(
         data_rate,
         frequency_hz,
         devices: std::collections::BTreeSet::new(),
+        tags: given.tags.clone(),
         created_at,
+        updated_at,
     })
 }
 
@@ -495,13 +477,11 @@ fn show(group: &MulticastGroup, ready: u32) -> v1::MulticastGroup {
         device_class: regions::show_class(group.class).into(),
         data_rate: group.data_rate.map(u32::from),
         frequency_hz: group.frequency_hz.unwrap_or(0),
-        ping_slot_periodicity: None,
-        tags: BTreeMap::new(),
+        tags: group.tags.clone(),
         member_count: u32::try_from(group.devices.len()).unwrap_or(u32::MAX),
         ready_member_count: ready,
         create_time: Some(show_moment(group.created_at)),
-        // Not kept yet.
-        update_time: None,
+        update_time: Some(show_moment(group.updated_at)),
     }
 }
 

@@ -12,7 +12,7 @@ use tonic::{Request, Response, Status};
 use crate::lorawan::identifiers::DevEui;
 use crate::proto::v1;
 use crate::record::Uplink;
-use crate::runtime::Notice;
+use crate::runtime::{Counters, Notice};
 use crate::store::{Catalog, Page};
 
 use super::errors::ApiError;
@@ -77,9 +77,33 @@ impl<S: Catalog> Api<S> {
             server_time: Some(show_moment(self.now())),
             start_time: Some(show_moment(self.core.started_at)),
             gateways_online: online,
-            // The writer does not hand its counters out yet.
-            counters: None,
+            counters: Some(self.show_network_counters()),
         })
+    }
+
+    fn show_network_counters(&self) -> v1::NetworkCounters {
+        let Counters {
+            network,
+            transport,
+            commands_malformed,
+        } = self.core.handle.counters();
+        v1::NetworkCounters {
+            uplinks_received: network.uplinks_received,
+            uplinks_duplicate: network.uplinks_duplicate,
+            uplinks_malformed: network.uplinks_malformed,
+            uplinks_unknown_device: network.uplinks_unknown_device,
+            uplinks_mic_failed: network.uplinks_mic_failed,
+            uplinks_replayed: network.uplinks_replayed,
+            uplinks_accepted: network.uplinks_accepted,
+            uplinks_dropped: network.uplinks_dropped,
+            uplinks_without_crc: transport.without_crc,
+            commands_malformed,
+            joins_accepted: network.joins_accepted,
+            datagrams_refused: transport.refused,
+            datagrams_malformed: transport.malformed,
+            downlinks_handed_over: network.downlinks_handed_over,
+            downlinks_dropped: network.downlinks_dropped,
+        }
     }
 
     async fn stream(

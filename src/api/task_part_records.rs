@@ -110,8 +110,10 @@ impl TaskContext {
         v1::TaskDevice {
             name: device_name(id, device.dev_eui),
             device: names::name("devices", device.dev_eui),
-            // Which group brought it is not kept yet.
-            multicast_group: String::new(),
+            multicast_group: device
+                .group
+                .as_ref()
+                .map_or(String::new(), |group| names::name("multicastGroups", group)),
             state: show_device_state(device.state).into(),
             reason: device
                 .reason
@@ -142,8 +144,7 @@ impl TaskContext {
                 })
                 .collect(),
             sequence: device_sequence(device.sequence),
-            // Not kept yet.
-            update_time: None,
+            update_time: Some(show_moment(device.changed_at)),
         }
     }
 
@@ -170,10 +171,10 @@ impl TaskContext {
     }
 }
 
-/// A distribution session as the API shows it, with its number of devices and of those that have the image.
+/// A distribution session as the API shows it, with the devices in it.
 pub(super) fn show_session(
     session: &DistributionSession,
-    (devices, received): (u32, u32),
+    devices: &[TaskDevice],
 ) -> v1::DistributionSession {
     let block = &session.block;
     let uncoded_done = session.uncoded_sent >= block.nb_frag || session.coded_sent > 0;
@@ -189,8 +190,7 @@ pub(super) fn show_session(
             SessionPhase::Closed => v1::DistributionSessionState::Ended,
         }
         .into(),
-        // Not kept yet.
-        state_reason: v1::DistributionSessionReason::Unspecified.into(),
+        state_reason: session_reason(session, devices).into(),
         region: regions::show(session.region).into(),
         device_class: regions::show_class(session.class).into(),
         data_rate: session.data_rate.into(),
@@ -202,25 +202,71 @@ pub(super) fn show_session(
         padding_bytes: block.padding.into(),
         window_start: Some(show_moment(session.window.start)),
         window_end: Some(show_moment(session.window.end())),
-        device_count: devices,
-        received_count: received,
+        device_count: count(devices.len()),
+        received_count: count(devices.iter().filter(|d| has_image(d.state)).count()),
         uncoded_fragments_sent: session.uncoded_sent.into(),
         coded_fragments_sent: session.coded_sent.into(),
-        // Neither the history of rounds nor air time by gateway is kept yet.
-        rounds: Vec::new(),
-        gateways: session
-            .gateways
-            .iter()
-            .map(|gateway| v1::GatewayAirtime {
-                gateway: names::name("gateways", gateway),
-                airtime_us: 0,
-            })
-            .collect(),
+        rounds: show_rounds(session),
+        gateways: show_airtime(session),
     }
 }
 
+/// Why a session is over: the first of its devices' ends that says so.
+fn session_reason(
+    session: &DistributionSession,
+    devices: &[TaskDevice],
+) -> v1::DistributionSessionReason {
+    use v1::DistributionSessionReason as Reason;
+
+    let any = |is: fn(&TaskDevice) -> bool| devices.iter().any(is);
+    if session.phase != SessionPhase::Closed {
+        Reason::Unspecified
+    } else if any(|d| d.state == DeviceState::Cancelled) {
+        Reason::TaskEnded
+    } else if any(|d| d.reason == Some(DeviceReason::BudgetSpent)) {
+        Reason::BudgetSpent
+    } else if any(|d| d.reason == Some(DeviceReason::WindowClosed)) {
+        Reason::WindowClosed
+    } else {
+        Reason::AllDone
+    }
+}
+
+fn show_rounds(session: &DistributionSession) -> Vec<v1::StatusRound> {
+    let ends = session.rounds.iter().skip(1).map(|next| next.coded_sent);
+    let ends = ends.chain([session.coded_sent]);
+    let rounds = session.rounds.iter().zip(ends);
+    let shown = rounds.map(|(round, end)| v1::StatusRound {
+        round: round.number,
+        poll_time: Some(show_moment(round.at)),
+        answers_received: round.answers,
+        fragments_missing_max: round.deficit_max.into(),
+        coded_fragments_sent: end.saturating_sub(round.coded_sent).into(),
+    });
+    shown.collect()
+}
+
+/// The gateways that send, and those that sent before.
+fn show_airtime(session: &DistributionSession) -> Vec<v1::GatewayAirtime> {
+    let mut airtime = session.airtime_us.clone();
+    for gateway in &session.gateways {
+        airtime.entry(*gateway).or_default();
+    }
+    let shown = airtime
+        .into_iter()
+        .map(|(gateway, airtime_us)| v1::GatewayAirtime {
+            gateway: names::name("gateways", gateway),
+            airtime_us,
+        });
+    shown.collect()
+}
+
+fn count(items: usize) -> u32 {
+    u32::try_from(items).unwrap_or(u32::MAX)
+}
+
 /// Whether a device in this state has the whole image.
-pub(super) fn has_image(state: DeviceState) -> bool {
+fn has_image(state: DeviceState) -> bool {
     matches!(
         state,
         DeviceState::ReportedReceived

@@ -177,19 +177,16 @@ impl<S: Catalog> Api<S> {
         &self,
         task: &Task,
     ) -> Result<Vec<v1::DistributionSession>, ApiError> {
-        let mut counts: BTreeMap<u16, (u32, u32)> = BTreeMap::new();
+        let mut members: BTreeMap<u16, Vec<TaskDevice>> = BTreeMap::new();
         for device in self.devices_of_task(&task.id).await? {
-            let Some(number) = device.session else {
-                continue;
-            };
-            let entry = counts.entry(number).or_default();
-            entry.0 += 1;
-            entry.1 += u32::from(task_part_records::has_image(device.state));
+            if let Some(number) = device.session {
+                members.entry(number).or_default().push(device);
+            }
         }
         let sessions = self.store().distribution_sessions(&task.id).await?;
         let shown = sessions.iter().map(|session| {
-            let counts = counts.get(&session.id.number).copied().unwrap_or_default();
-            task_part_records::show_session(session, counts)
+            let members = members.get(&session.id.number).map(Vec::as_slice);
+            task_part_records::show_session(session, members.unwrap_or_default())
         });
         Ok(shown.collect())
     }

@@ -31,12 +31,11 @@ const CLEANUP: Duration = Duration::from_secs(24 * 3600);
 const REDUNDANCY_PERCENT: u32 = 100;
 
 /// What may be written in a draft.
-pub(super) const WRITABLE: [&str; 16] = [
+pub(super) const WRITABLE: [&str; 15] = [
     "display_name",
     "images",
     "success_criterion",
     "reboot_mode",
-    "reboot_time",
     "prepare_after",
     "window_start",
     "deadline",
@@ -72,7 +71,10 @@ pub(super) fn blank(id: TaskId, now: Timestamp) -> Task {
         reason_text: String::new(),
         sequence: 1,
         counters: TaskCounters::default(),
+        expected_end: None,
+        tags: BTreeMap::new(),
         created_at: now,
+        updated_at: now,
         started_at: None,
         ended_at: None,
         seed: None,
@@ -87,7 +89,8 @@ pub(super) fn write(fields: &mut Fields, given: &v1::FuotaTask, task: &mut Task)
     write_ending(fields, given, task);
     write_times(fields, given, task);
     write_radio(fields, given, task);
-    fields.unsupported("tags", !given.tags.is_empty());
+    fields.marks("tags", &given.tags, 255);
+    task.tags.clone_from(&given.tags);
 }
 
 fn write_images(fields: &mut Fields, given: &v1::FuotaTask, task: &mut Task) {
@@ -119,22 +122,11 @@ fn write_ending(fields: &mut Fields, given: &v1::FuotaTask, task: &mut Task) {
         Ok(v1::RebootMode::Unspecified) if task.success == SuccessCriterion::Running => when_ready,
         Ok(v1::RebootMode::Unspecified | v1::RebootMode::None) => RebootMode::None,
         Ok(v1::RebootMode::WhenReady) => when_ready,
-        Ok(v1::RebootMode::AtTime) => {
-            fields.unsupported("reboot_mode", true);
-            if given.reboot_time.is_none() {
-                fields.bad("reboot_time", "missing");
-            }
-            task.reboot
-        }
         Err(_) => {
             fields.bad("reboot_mode", "a value this server does not know");
             task.reboot
         }
     };
-    let at_time = given.reboot_mode == i32::from(v1::RebootMode::AtTime);
-    if given.reboot_time.is_some() && !at_time {
-        fields.bad("reboot_time", "only with reboot_mode AT_TIME");
-    }
 }
 
 fn write_times(fields: &mut Fields, given: &v1::FuotaTask, task: &mut Task) {
@@ -211,7 +203,6 @@ pub(super) fn merge(mut into: v1::FuotaTask, new: v1::FuotaTask, mask: &Mask) ->
         images,
         success_criterion,
         reboot_mode,
-        reboot_time,
         prepare_after,
         window_start,
         max_redundancy_percent,
@@ -254,7 +245,6 @@ pub(super) fn show_task(task: &Task, counts: &StateCounts) -> v1::FuotaTask {
             RebootMode::Countdown { .. } => v1::RebootMode::WhenReady,
         }
         .into(),
-        reboot_time: None,
         prepare_after: task.prepare_after.map(show_moment),
         window_start: task.window_start.map(show_moment),
         deadline: task.deadline.map(show_moment),
@@ -267,7 +257,7 @@ pub(super) fn show_task(task: &Task, counts: &StateCounts) -> v1::FuotaTask {
         frequency_hz: options.frequency_hz.unwrap_or(0),
         frag_size: options.frag_size.unwrap_or(0).into(),
         frag_descriptor: options.descriptor.unwrap_or_default().to_vec().into(),
-        tags: BTreeMap::new(),
+        tags: task.tags.clone(),
         multicast_groups: task
             .groups
             .iter()
@@ -284,12 +274,13 @@ pub(super) fn show_task(task: &Task, counts: &StateCounts) -> v1::FuotaTask {
             unicast_frames_sent: task.counters.unicast_frames,
         }),
         airtime_us: task.counters.airtime_us,
-        // The plan of a started task is not kept yet.
-        expected_end_time: None,
+        expected_end_time: task
+            .expected_end
+            .filter(|_| task.state.is_active())
+            .map(show_moment),
         sequence: task_sequence(task.sequence),
         create_time: Some(show_moment(task.created_at)),
-        // Not kept yet.
-        update_time: None,
+        update_time: Some(show_moment(task.updated_at)),
         start_time: task.started_at.map(show_moment),
         end_time: task.ended_at.map(show_moment),
         etag: etag(task),
@@ -329,6 +320,7 @@ pub(super) fn etag(task: &Task) -> String {
             task.window_start,
             task.deadline,
             &task.options,
+            &task.tags,
         ),
         draft,
     );

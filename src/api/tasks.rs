@@ -15,7 +15,7 @@ use crate::store::{Catalog, Page, TaskDeviceFilter, TaskFilter};
 
 use super::errors::ApiError;
 use super::fields::{Fields, tenant};
-use super::filter::Kind;
+use super::filter::{Kind, tag_value};
 use super::idempotency::{Call, Ticket};
 use super::page::PageRequest;
 use super::task_records::{self, show_task};
@@ -276,7 +276,7 @@ impl<S: Catalog> Api<S> {
                         .any(|group| group == id)
                         .then(|| wanted.to_owned())
                 }
-                _ => None,
+                _ => tag_value(&task.tags, field),
             })
         };
         let (store, tenant, in_store) = (self.store(), &tenant(), &in_store);
@@ -379,6 +379,7 @@ impl<S: Catalog> Api<S> {
             device.state = DeviceState::Cancelled;
             device.entered.insert(DeviceState::Cancelled, now);
             device.sequence = task.sequence;
+            device.changed_at = now;
             changes.push(Change::PutTaskDevice(device));
         }
         let count = u32::try_from(changes.len()).unwrap_or(u32::MAX);
@@ -390,6 +391,7 @@ impl<S: Catalog> Api<S> {
         task.state = TaskState::Cancelled;
         task.reason = Some(TaskReason::Cancelled);
         task.ended_at = Some(now);
+        task.updated_at = now;
         task.sequence += 1;
         self.keep_draft(task, counts, changes, ticket).await
     }

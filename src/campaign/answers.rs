@@ -7,7 +7,7 @@ use crate::lorawan::identifiers::DevEui;
 use crate::lorawan::{
     PackageVersion, clock_sync, firmware_management, fragmentation, multicast_setup,
 };
-use crate::record::{DeviceState, Uplink, VersionSource};
+use crate::record::{DeviceState, Uplink, VersionEvidence, VersionSource};
 use crate::time::Timestamp;
 
 use super::{Campaign, Surroundings};
@@ -28,7 +28,12 @@ impl Campaign {
         if let VersionSource::UplinkField(field) = profile.version_source
             && let Some(version) = field.read(f_port, &uplink.payload)
         {
-            self.version_reported(now, dev_eui, version, around);
+            self.version_reported(
+                now,
+                dev_eui,
+                (version, VersionEvidence::UplinkField),
+                around,
+            );
         }
         let unreadable =
             if let Some(package) = packages.multicast_setup.filter(|p| p.f_port == f_port) {
@@ -158,7 +163,8 @@ impl Campaign {
                 );
             }
             UplinkCommand::DevVersionAns(answer) => {
-                self.version_reported(now, dev_eui, answer.fw_version, around);
+                let reported = (answer.fw_version, VersionEvidence::FirmwareManagement);
+                self.version_reported(now, dev_eui, reported, around);
                 self.answered(now, dev_eui);
             }
             UplinkCommand::DevUpgradeImageAns(answer) => {

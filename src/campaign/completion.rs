@@ -8,7 +8,7 @@ use crate::lorawan::identifiers::DevEui;
 use crate::record::fragments_sent;
 use crate::record::{
     CleanupState, DeviceReason, DeviceState, FleetDevice, SuccessCriterion, TaskDevice,
-    VersionSource,
+    VersionEvidence, VersionSource,
 };
 use crate::time::Timestamp;
 
@@ -181,11 +181,17 @@ impl Campaign {
         &mut self,
         now: Timestamp,
         dev_eui: DevEui,
-        version: u32,
+        (version, evidence): (u32, VersionEvidence),
         around: &mut Surroundings<'_>,
     ) {
+        // An application uplink may tell the old version while the device is about to reboot.
+        let reboot_at = self.devices.get(&dev_eui).and_then(|d| d.reboot_at);
+        let over = reboot_at.is_some_and(|at| now >= at + BOOT_TIME);
         if let Some(status) = around.fleet.status_mut(dev_eui) {
-            status.note_version(&self.image.component, version, now);
+            status.note_version(&self.image.component, version, evidence, now);
+            if version == self.image.target_version || over {
+                status.reboot_expected = false;
+            }
         }
         let target = self.image.target_version;
         let Some(record) = self.devices.get_mut(&dev_eui) else {

@@ -530,7 +530,7 @@ impl Campaign {
                 {
                     *slot = Some(McSlot {
                         session: session.record.id.clone(),
-                        group: None,
+                        group: record.group.clone(),
                         confirmed: false,
                         leftover: false,
                     });

@@ -228,6 +228,8 @@ impl Campaign {
         if !report.on_air() {
             counters.refused_frames += 1;
         }
+        self.note_airtime(&what, report);
+        let counters = &mut self.task.counters;
         match what {
             InFlight::Command {
                 dev_eui,
@@ -258,6 +260,26 @@ impl Campaign {
                 counters.multicast_airtime_us += airtime_us;
                 counters.poll_frames += frames;
                 self.poll_reported(now, usize::from(session), report.on_air(), air_end);
+            }
+        }
+    }
+
+    /// Air time of a session's frames by gateway.
+    fn note_airtime(&mut self, what: &InFlight, report: &TxReport) {
+        let (InFlight::Fragment { session, .. } | InFlight::Poll { session }) = what else {
+            return;
+        };
+        let Some(run) = self.sessions.get_mut(usize::from(*session)) else {
+            return;
+        };
+        for outcome in &report.outcomes {
+            if let (
+                Some(gateway),
+                TxOutcome::Queued { airtime, .. } | TxOutcome::Sent { airtime, .. },
+            ) = (outcome.gateway, outcome.outcome)
+            {
+                run.record.note_airtime(gateway, airtime);
+                self.changed.sessions.insert(*session);
             }
         }
     }

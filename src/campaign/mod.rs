@@ -27,8 +27,9 @@ use crate::lorawan::PackageVersion;
 use crate::lorawan::identifiers::{DevEui, GatewayEui};
 use crate::record::{
     Change, CleanupState, DeviceReason, DeviceState, DistributionSession, Downlink, DownlinkId,
-    Fleet, Image, NetworkRequest, RebootMode, SessionId, SessionPhase, SuccessCriterion, Target,
-    Task, TaskDevice, TaskReason, TaskSnapshot, TaskState, TxReport, Uplink, UplinkRef, Wave,
+    Fleet, Image, MulticastGroupId, NetworkRequest, RebootMode, SessionId, SessionPhase,
+    SuccessCriterion, Target, Task, TaskDevice, TaskReason, TaskSnapshot, TaskState, TxReport,
+    Uplink, UplinkRef, Wave,
 };
 use crate::task::{Plan, sizing};
 use crate::time::Timestamp;
@@ -90,6 +91,13 @@ pub enum Input<'a> {
     Joined(DevEui),
     /// The fate of a downlink of this campaign.
     Report(&'a TxReport),
+    /// The operator changes what the task is called.
+    Describe {
+        /// Name for people.
+        display_name: &'a str,
+        /// Tags, whole.
+        tags: &'a BTreeMap<String, String>,
+    },
     /// The operator cancels the task.
     Cancel,
 }
@@ -145,25 +153,42 @@ enum InFlight {
     Poll { session: u16 },
 }
 
+/// A task to be begun.
+#[derive(Clone, Debug)]
+pub struct Order {
+    /// The task; its `seed` must be set.
+    pub task: Task,
+    /// Its image and the bytes.
+    pub image: (Image, Arc<[u8]>),
+    /// The groups that brought devices into it; a device added by itself is not here.
+    pub groups: BTreeMap<DevEui, MulticastGroupId>,
+}
+
 impl Campaign {
-    /// Begins a task by its plan. The task's `seed` must be set. The first step writes everything.
+    /// Begins a task by its plan. The first step writes everything.
     pub fn start(
         now: Timestamp,
         owner: u32,
         network: AddressSpace,
-        mut task: Task,
-        image: (Image, Arc<[u8]>),
+        order: Order,
         plan: &Plan,
         fleet: &Fleet,
     ) -> Self {
+        let Order {
+            mut task,
+            image,
+            groups,
+        } = order;
         task.state = TaskState::Scheduled;
         task.started_at = Some(now);
         task.prepare_after = Some(plan.prepare_at);
         task.deadline = Some(plan.deadline);
+        task.expected_end = Some(plan.finish_at);
         let mut devices = BTreeMap::new();
         for planned in &plan.sessions {
             for dev_eui in &planned.devices {
-                let mut device = TaskDevice::new(task.id.clone(), *dev_eui);
+                let mut device = TaskDevice::new(task.id.clone(), *dev_eui, now);
+                device.group = groups.get(dev_eui).cloned();
                 device.session = Some(planned.number);
                 device.version_before = fleet
                     .get(*dev_eui)
@@ -173,7 +198,8 @@ impl Campaign {
             }
         }
         for skipped in &plan.skipped {
-            let mut device = TaskDevice::new(task.id.clone(), skipped.dev_eui);
+            let mut device = TaskDevice::new(task.id.clone(), skipped.dev_eui, now);
+            device.group = groups.get(&skipped.dev_eui).cloned();
             device.state = DeviceState::Skipped;
             device.reason = Some(skipped.reason);
             device.evidence = skipped.evidence.clone();
@@ -217,6 +243,8 @@ impl Campaign {
                 coded_target: 0,
                 round: 0,
                 roll_calls: 0,
+                rounds: Vec::new(),
+                airtime_us: BTreeMap::new(),
             })
             .collect();
         let snapshot = TaskSnapshot {
@@ -328,11 +356,17 @@ impl Campaign {
                 }
                 Input::Joined(dev_eui) => self.joined(now, *dev_eui, around),
                 Input::Report(report) => self.reported(now, report),
+                Input::Describe { display_name, tags } => {
+                    (*display_name).clone_into(&mut self.task.display_name);
+                    self.task.tags.clone_from(tags);
+                    self.task.updated_at = now;
+                    self.changed.task = true;
+                }
                 Input::Cancel => self.cancel(now),
             }
         }
         self.advance(now, around);
-        self.take_step()
+        self.take_step(now)
     }
 
     /// When the campaign wants to be stepped without input, and why.
@@ -590,7 +624,7 @@ impl Campaign {
     }
 
     /// Turns what changed into writes; every changed record gets its own sequence number.
-    fn take_step(&mut self) -> Step {
+    fn take_step(&mut self, now: Timestamp) -> Step {
         let changed = std::mem::take(&mut self.changed);
         let mut changes = Vec::new();
         for number in changed.sessions {
@@ -606,6 +640,7 @@ impl Campaign {
             if let Some(device) = self.devices.get_mut(&dev_eui) {
                 self.task.sequence += 1;
                 device.sequence = self.task.sequence;
+                device.changed_at = now;
                 changes.push(Change::PutTaskDevice(device.clone()));
             }
         }

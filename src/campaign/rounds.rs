@@ -73,6 +73,7 @@ impl Campaign {
         };
         session.unanswered = Some(unanswered);
         session.heard_any = false;
+        session.record.note_poll(now);
         let record = &mut session.record;
         let spread = fragmentation::block_ack_delay_max(record.block.block_ack_delay);
         let (id, port, frag_index) = (record.id.clone(), record.frag_port, record.block.frag_index);
@@ -359,6 +360,8 @@ impl Campaign {
             }
             session.heard_any = true;
             session.quiet_until = session.quiet_until.max(windows_over);
+            session.record.note_answer(deficit);
+            self.changed.sessions.insert(session.record.id.number);
         }
         if progress != Progress::Complete {
             return;

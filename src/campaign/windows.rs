@@ -305,6 +305,8 @@ impl Campaign {
         };
         (record.uncoded_sent, record.coded_sent, record.coded_target) = (0, 0, 0);
         (record.round, record.roll_calls) = (0, 0);
+        record.rounds.clear();
+        record.airtime_us.clear();
         self.add_session(record);
         self.changed.sessions.insert(next);
         self.request_group(usize::from(next));

@@ -95,10 +95,6 @@ pub struct GroupSettings {
     #[arg(long, value_name = "HZ")]
     frequency: Option<u32>,
 
-    /// A ping slot every 2^N seconds or so, 0 to 7; class B only
-    #[arg(long, value_name = "N")]
-    ping_slot_periodicity: Option<u32>,
-
     #[command(flatten)]
     tags: TagArgs,
 }
@@ -109,11 +105,6 @@ impl GroupSettings {
         mask.put("device_class", &mut group.device_class, self.class);
         mask.put("data_rate", &mut group.data_rate, self.data_rate);
         mask.put("frequency_hz", &mut group.frequency_hz, self.frequency);
-        mask.put(
-            "ping_slot_periodicity",
-            &mut group.ping_slot_periodicity,
-            self.ping_slot_periodicity,
-        );
         self.tags.apply(mask, &mut group.tags);
     }
 }
@@ -383,21 +374,16 @@ async fn members(parent: String, args: ListArgs, context: &mut Context) -> Resul
             "name": member.name,
             "device": member.device,
             "state": word_json::<v1::MemberState>(member.state),
-            "reason": word_json::<v1::DeviceReason>(member.reason),
-            "state_time": time_json(member.state_time.as_ref()),
         })
     };
     context.show_list("members", "member", &listing, json, |members| {
-        let now = now();
         let rows = members.iter().map(|member| {
             vec![
                 id(&member.device).into(),
                 word::<v1::MemberState>(member.state),
-                word::<v1::DeviceReason>(member.reason),
-                distance_text(member.state_time.as_ref(), &now),
             ]
         });
-        table(&["DEVICE", "STATE", "REASON", "SINCE"], rows)
+        table(&["DEVICE", "STATE"], rows)
     })
 }
 
@@ -409,7 +395,6 @@ fn group_json(group: &v1::MulticastGroup) -> Value {
         "device_class": word_json::<v1::DeviceClass>(group.device_class),
         "data_rate": group.data_rate,
         "frequency_hz": group.frequency_hz,
-        "ping_slot_periodicity": group.ping_slot_periodicity,
         "tags": group.tags,
         "member_count": group.member_count,
         "ready_member_count": group.ready_member_count,
@@ -428,7 +413,6 @@ fn group_text(group: &v1::MulticastGroup) -> String {
         ("class", word::<v1::DeviceClass>(group.device_class)),
         ("data rate", number(group.data_rate)),
         ("frequency in Hz", nonzero(group.frequency_hz)),
-        ("ping slot periodicity", number(group.ping_slot_periodicity)),
         ("tags", pairs_text(&group.tags)),
         (
             "members",

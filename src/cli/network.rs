@@ -130,7 +130,7 @@ pub(super) async fn show(context: &mut Context) -> Result<Outcome, Failure> {
     Ok(Outcome::Done)
 }
 
-fn counters(network: &v1::Network) -> [(&'static str, u64); 13] {
+fn counters(network: &v1::Network) -> [(&'static str, u64); 15] {
     let counters = network.counters.unwrap_or_default();
     [
         ("uplinks_received", counters.uplinks_received),
@@ -140,6 +140,8 @@ fn counters(network: &v1::Network) -> [(&'static str, u64); 13] {
         ("uplinks_mic_failed", counters.uplinks_mic_failed),
         ("uplinks_replayed", counters.uplinks_replayed),
         ("uplinks_accepted", counters.uplinks_accepted),
+        ("uplinks_dropped", counters.uplinks_dropped),
+        ("uplinks_without_crc", counters.uplinks_without_crc),
         ("commands_malformed", counters.commands_malformed),
         ("joins_accepted", counters.joins_accepted),
         ("datagrams_refused", counters.datagrams_refused),

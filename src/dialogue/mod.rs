@@ -10,7 +10,9 @@ use crate::lorawan::identifiers::DevEui;
 use crate::lorawan::{
     PackageVersion, clock_sync, firmware_management, fragmentation, multicast_setup,
 };
-use crate::record::{Downlink, DownlinkId, Fleet, FleetDevice, Target, Uplink, VersionSource};
+use crate::record::{
+    Downlink, DownlinkId, Fleet, FleetDevice, Target, Uplink, VersionEvidence, VersionSource,
+};
 use crate::time::Timestamp;
 
 /// Component whose version TS006 reports.
@@ -133,9 +135,12 @@ fn take_in(now: Timestamp, uplink: &Uplink, fleet: &mut Fleet) -> Option<(u8, Ve
     if let VersionSource::UplinkField(field) = profile.version_source
         && let Some(version) = field.read(f_port, payload)
     {
-        fleet
-            .status_mut(uplink.dev_eui)?
-            .note_version(MAIN_COMPONENT, version, now);
+        fleet.status_mut(uplink.dev_eui)?.note_version(
+            MAIN_COMPONENT,
+            version,
+            VersionEvidence::UplinkField,
+            now,
+        );
     }
     if packages
         .firmware_management
@@ -146,6 +151,7 @@ fn take_in(now: Timestamp, uplink: &Uplink, fleet: &mut Fleet) -> Option<(u8, Ve
                 fleet.status_mut(uplink.dev_eui)?.note_version(
                     MAIN_COMPONENT,
                     answer.fw_version,
+                    VersionEvidence::FirmwareManagement,
                     now,
                 );
             }

@@ -12,7 +12,10 @@ use crate::lorawan::identifiers::{DevEui, GatewayEui};
 use crate::record::{Change, GatewaySettings, Heard, JoinState, NetworkRequest, Session, TxReport};
 use crate::time::Timestamp;
 
+mod counters;
 pub mod native;
+
+pub use counters::{NetworkCounters, TransportCounters};
 
 /// The deterministic half of a network.
 pub trait Network {
@@ -32,6 +35,9 @@ pub trait Network {
 
     /// The next moment something becomes due without input.
     fn wake(&self) -> Option<Timestamp>;
+
+    /// What came in and what was done with it, since the machine was restored.
+    fn counts(&self) -> NetworkCounters;
 }
 
 /// What a network reports to the machines above it.
@@ -39,6 +45,8 @@ pub trait Network {
 pub enum NetworkEvent {
     /// A device was heard.
     Heard(Heard),
+    /// A device counts its uplinks from the start again, as it may after a reboot; the uplink itself follows.
+    CounterRestarted(DevEui),
     /// The fate of a downlink is known, or given up.
     Report(TxReport),
     /// A gateway sent something; at most one per gateway and second.
@@ -83,7 +91,7 @@ pub struct DeviceLink {
     pub region: crate::lorawan::region::Region,
     /// It listens continuously on RX2, so that a downlink need not answer an uplink.
     pub always_class_c: bool,
-    /// Its uplink counter may restart at zero once after a reboot that was asked for (ABP).
+    /// Its uplink counter may restart at zero, once: its profile allows it, and a reboot was asked for (ABP).
     pub f_cnt_reset_allowed: bool,
 }
 
@@ -103,4 +111,7 @@ pub trait Transport {
     /// Carries out what it can; a frame that cannot be handed over comes back through [`Transport::receive`] as refused
     /// or is given up by the network's own time-out.
     fn transmit(&mut self, outbound: Vec<Self::Outbound>) -> impl Future<Output = ()>;
+
+    /// What was dropped on the way in, since the transport was opened.
+    fn counts(&self) -> TransportCounters;
 }

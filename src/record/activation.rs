@@ -31,6 +31,9 @@ pub struct JoinState {
     pub next_join_nonce: u32,
     /// Every DevNonce accepted so far; a repeat is a replay.
     pub dev_nonces: BTreeSet<u16>,
+    /// The one accepted last.
+    #[serde(default)]
+    pub last_dev_nonce: Option<u16>,
 }
 
 /// A LoRaWAN 1.0.x session. Sealed at rest.

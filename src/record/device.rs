@@ -35,6 +35,9 @@ pub struct DeviceSettings {
     pub tags: BTreeMap<String, String>,
     /// When the device was created.
     pub created_at: Timestamp,
+    /// When the operator last changed it.
+    #[serde(default)]
+    pub updated_at: Timestamp,
 }
 
 /// The secrets of a device; sealed at rest, never printed, never returned by the API.
@@ -131,6 +134,21 @@ pub struct ComponentVersion {
     pub at: Timestamp,
     /// When this version was reported first.
     pub since: Timestamp,
+    /// How it became known.
+    #[serde(default)]
+    pub evidence: VersionEvidence,
+}
+
+/// How a version became known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum VersionEvidence {
+    /// TS006 `DevVersionAns`.
+    #[default]
+    FirmwareManagement,
+    /// A field of an application uplink.
+    UplinkField,
+    /// The operator wrote it.
+    User,
 }
 
 /// A package version as the device itself answered it.
@@ -172,8 +190,26 @@ impl DeviceStatus {
         self.versions.get(component).map(|v| v.version)
     }
 
+    /// What the operator says of the versions, whole: what is not named is forgotten, what is not new keeps its
+    /// evidence.
+    pub fn set_versions(&mut self, versions: &BTreeMap<String, u32>, now: Timestamp) {
+        self.versions
+            .retain(|component, known| versions.get(component) == Some(&known.version));
+        for (component, version) in versions {
+            if !self.versions.contains_key(component) {
+                self.note_version(component, *version, VersionEvidence::User, now);
+            }
+        }
+    }
+
     /// Notes that `component` runs `version` at `now`; keeps `since` while the version stays.
-    pub fn note_version(&mut self, component: &str, version: u32, now: Timestamp) {
+    pub fn note_version(
+        &mut self,
+        component: &str,
+        version: u32,
+        evidence: VersionEvidence,
+        now: Timestamp,
+    ) {
         let since = match self.versions.get(component) {
             Some(known) if known.version == version => known.since,
             _ => now,
@@ -184,6 +220,7 @@ impl DeviceStatus {
                 version,
                 at: now,
                 since,
+                evidence,
             },
         );
     }

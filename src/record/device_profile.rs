@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::{ProfileId, TenantId};
 use crate::lorawan::PackageVersion;
 use crate::lorawan::region::Region;
+use crate::time::Timestamp;
 
 /// A device type. Every end-device names one; a profile that devices use cannot be deleted.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -40,6 +41,12 @@ pub struct DeviceProfile {
     pub after_reboot: AfterReboot,
     /// Where the running firmware version is read from.
     pub version_source: VersionSource,
+    /// When the profile was created.
+    #[serde(default)]
+    pub created_at: Timestamp,
+    /// When the operator last changed it.
+    #[serde(default)]
+    pub updated_at: Timestamp,
 }
 
 /// LoRaWAN link-layer version of the devices.

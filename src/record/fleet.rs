@@ -52,6 +52,13 @@ impl Fleet {
         Some(&mut device.status)
     }
 
+    /// Devices whose status changed since the last [`Fleet::take_changes`].
+    pub fn changed(&self) -> impl Iterator<Item = &FleetDevice> {
+        self.changed
+            .iter()
+            .filter_map(|dev_eui| self.devices.get(dev_eui))
+    }
+
     /// The status writes since the last call.
     pub fn take_changes(&mut self) -> Vec<Change> {
         std::mem::take(&mut self.changed)

@@ -43,8 +43,14 @@ pub struct GatewaySettings {
     pub lead_time: Duration,
     /// Largest share of its air the server may use, in permille of time; 1000 = as the regulation allows.
     pub air_share_permille: u16,
+    /// Free key-value pairs.
+    #[serde(default)]
+    pub tags: BTreeMap<String, String>,
     /// When the gateway was created.
     pub created_at: Timestamp,
+    /// When the operator last changed it.
+    #[serde(default)]
+    pub updated_at: Timestamp,
 }
 
 /// A place on earth.
@@ -69,6 +75,7 @@ pub struct GatewayStatus {
 
 /// Frame counts of one gateway since it was created.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct GatewayCounters {
     /// Uplink frames received with a good CRC.
     pub received: u64,
@@ -82,6 +89,18 @@ pub struct GatewayCounters {
     pub refused: BTreeMap<String, u64>,
     /// Downlinks nothing was heard of.
     pub unknown: u64,
+    /// Datagrams in its name that could not be read.
+    pub malformed: u64,
+    /// Time on air of the downlinks it queued, sent or was not heard of, microseconds.
+    pub airtime_us: u64,
+}
+
+impl GatewayCounters {
+    /// Adds the air time of a downlink that was on air, or may have been.
+    pub fn charge(&mut self, airtime: Duration) {
+        let us = u64::try_from(airtime.as_micros()).unwrap_or(u64::MAX);
+        self.airtime_us = self.airtime_us.saturating_add(us);
+    }
 }
 
 /// Air time a gateway spent in one sub-band, kept in one-minute buckets over the last hour and a bit.

@@ -23,7 +23,7 @@ pub use activation::{Activation, JoinState, Session};
 pub use change::{Change, RequestRecord, Snapshot, TaskSnapshot};
 pub use device::{
     Capability, ComponentVersion, Device, DeviceKeys, DeviceSettings, DeviceStatus, FragSlot, Link,
-    McSlot, MulticastKeys,
+    McSlot, MulticastKeys, VersionEvidence,
 };
 pub use device_profile::{
     AfterReboot, DecoderLimits, DeviceProfile, FCntReset, LorawanVersion, Package, Packages,
@@ -38,8 +38,8 @@ pub use radio::{
     SessionId, Target, TxOutcome, TxReport, Uplink, UplinkRef,
 };
 pub use session::{
-    BlockParameters, DistributionSession, PollKind, SessionPhase, SessionWindow, WindowNumber,
-    fragments_sent,
+    BlockParameters, DistributionSession, PollKind, SessionPhase, SessionWindow, StatusRound,
+    WindowNumber, fragments_sent,
 };
 pub use task::{
     RebootMode, StateCounts, SuccessCriterion, Task, TaskCounters, TaskId, TaskOptions, TaskReason,

@@ -1,7 +1,7 @@
 //! A multicast group as the API has it: a named set of devices and how they are reached. Addresses and keys are not
 //! here: the server makes fresh ones for every distribution session (`McGroup`).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -29,8 +29,14 @@ pub struct MulticastGroup {
     pub frequency_hz: Option<u32>,
     /// Members.
     pub devices: BTreeSet<DevEui>,
+    /// Free key-value pairs.
+    #[serde(default)]
+    pub tags: BTreeMap<String, String>,
     /// When the group was created.
     pub created_at: Timestamp,
+    /// When the operator last changed it or its members.
+    #[serde(default)]
+    pub updated_at: Timestamp,
 }
 
 /// Class of a distribution window.

@@ -1,6 +1,9 @@
 //! A distribution session: one multicast group, one fragmentation session and its window. A few integers say how far it
 //! is.
 
+use std::collections::BTreeMap;
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use super::{DeviceClass, SessionId};
@@ -51,6 +54,62 @@ pub struct DistributionSession {
     pub round: u16,
     /// Roll calls made in vain since the last fragment.
     pub roll_calls: u8,
+    /// The last [`MAX_ROUNDS`] polls and what they showed, oldest first.
+    #[serde(default)]
+    pub rounds: Vec<StatusRound>,
+    /// Air time by gateway, of frames that were on air or may have been, microseconds.
+    #[serde(default)]
+    pub airtime_us: BTreeMap<GatewayEui, u64>,
+}
+
+/// Most polls remembered.
+const MAX_ROUNDS: usize = 100;
+
+/// A poll, and what its answers showed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StatusRound {
+    /// Number among the polls of the session, from 1.
+    pub number: u32,
+    /// When the status was asked for.
+    pub at: Timestamp,
+    /// Coded fragments released by then.
+    pub coded_sent: u16,
+    /// Answers that came.
+    pub answers: u32,
+    /// Most fragments a device that answered still needs.
+    pub deficit_max: u16,
+}
+
+impl DistributionSession {
+    /// Notes that the status is asked for.
+    pub fn note_poll(&mut self, now: Timestamp) {
+        let number = self.rounds.last().map_or(1, |last| last.number + 1);
+        if self.rounds.len() >= MAX_ROUNDS {
+            self.rounds.remove(0);
+        }
+        self.rounds.push(StatusRound {
+            number,
+            at: now,
+            coded_sent: self.coded_sent,
+            answers: 0,
+            deficit_max: 0,
+        });
+    }
+
+    /// Notes an answer to the last poll.
+    pub fn note_answer(&mut self, deficit: u16) {
+        if let Some(round) = self.rounds.last_mut() {
+            round.answers = round.answers.saturating_add(1);
+            round.deficit_max = round.deficit_max.max(deficit);
+        }
+    }
+
+    /// Notes air time of a gateway.
+    pub fn note_airtime(&mut self, gateway: GatewayEui, airtime: Duration) {
+        let us = u64::try_from(airtime.as_micros()).unwrap_or(u64::MAX);
+        let sum = self.airtime_us.entry(gateway).or_default();
+        *sum = sum.saturating_add(us);
+    }
 }
 
 /// Parameters of `FragSessionSetupReq` that all devices of a session share.
@@ -86,7 +145,7 @@ pub struct SessionWindow {
 impl SessionWindow {
     /// When devices stop listening (class C).
     pub fn end(&self) -> Timestamp {
-        self.start + std::time::Duration::from_secs(1 << u32::from(self.time_out.min(15)))
+        self.start + Duration::from_secs(1 << u32::from(self.time_out.min(15)))
     }
 }
 

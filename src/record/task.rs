@@ -57,8 +57,17 @@ pub struct Task {
     pub sequence: u64,
     /// Sums over the task.
     pub counters: TaskCounters,
+    /// When the plan expects the last device to end; made at the start.
+    #[serde(default)]
+    pub expected_end: Option<Timestamp>,
+    /// Free key-value pairs.
+    #[serde(default)]
+    pub tags: BTreeMap<String, String>,
     /// When the task was created.
     pub created_at: Timestamp,
+    /// When the operator last changed it or its devices.
+    #[serde(default)]
+    pub updated_at: Timestamp,
     /// When it was started.
     pub started_at: Option<Timestamp>,
     /// When it reached a terminal state.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::TaskId;
+use super::{MulticastGroupId, TaskId};
 use crate::lorawan::identifiers::DevEui;
 use crate::time::Timestamp;
 
@@ -15,6 +15,9 @@ pub struct TaskDevice {
     pub task: TaskId,
     /// The device.
     pub dev_eui: DevEui,
+    /// The group that brought it into the task; `None` if it was added by itself.
+    #[serde(default)]
+    pub group: Option<MulticastGroupId>,
     /// Where it is.
     pub state: DeviceState,
     /// Why it ended there, or what holds it up.
@@ -47,14 +50,18 @@ pub struct TaskDevice {
     pub entered: BTreeMap<DeviceState, Timestamp>,
     /// The task's sequence number at the last change.
     pub sequence: u64,
+    /// When it last changed.
+    #[serde(default)]
+    pub changed_at: Timestamp,
 }
 
 impl TaskDevice {
     /// A device as it is taken into a task.
-    pub fn new(task: TaskId, dev_eui: DevEui) -> Self {
+    pub fn new(task: TaskId, dev_eui: DevEui, now: Timestamp) -> Self {
         Self {
             task,
             dev_eui,
+            group: None,
             state: DeviceState::Pending,
             reason: None,
             evidence: String::new(),
@@ -71,6 +78,7 @@ impl TaskDevice {
             reboot_at: None,
             entered: BTreeMap::new(),
             sequence: 0,
+            changed_at: now,
         }
     }
 }

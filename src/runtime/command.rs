@@ -1,11 +1,13 @@
 //! How the edges reach the one writer: a [`Command`] goes in, is applied and committed, and is answered; [`Notice`]s
 //! say what changed.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use crate::lorawan::identifiers::{DevEui, GatewayEui};
+use crate::network::{NetworkCounters, TransportCounters};
 use crate::record::{
     Change, DeviceKeys, DeviceProfile, DeviceSettings, GatewaySettings, Image, JoinState,
     MulticastGroup, ProfileId, Session, Task, TaskId, TenantId, Uplink,
@@ -38,6 +40,15 @@ pub enum Command {
         /// The groups it names.
         groups: Vec<MulticastGroup>,
     },
+    /// Changes what an active task is called; nothing of what it does.
+    DescribeTask {
+        /// Which task.
+        task: TaskId,
+        /// Its new name for people.
+        display_name: String,
+        /// Its new tags, whole.
+        tags: BTreeMap<String, String>,
+    },
     /// Cancels an active task.
     CancelTask(TaskId),
 }
@@ -53,6 +64,8 @@ pub struct NewDevice {
     pub join: Option<JoinState>,
     /// An imported session (ABP).
     pub session: Option<Session>,
+    /// Versions by component, as the operator knows them.
+    pub versions: Option<BTreeMap<String, u32>>,
 }
 
 /// Why a command was not carried out.
@@ -97,11 +110,34 @@ pub struct CommandRequest {
     pub reply: oneshot::Sender<Result<(), CommandError>>,
 }
 
+/// What the writer counted since it began, over all restorations of its machines.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// What the network counted.
+    pub network: NetworkCounters,
+    /// What the transport counted.
+    pub transport: TransportCounters,
+    /// Accepted frames on the port of a package that could not be read to the end.
+    pub commands_malformed: u64,
+}
+
 /// The edges' end of the line to the one writer.
 #[derive(Clone, Debug)]
 pub struct Handle {
     commands: mpsc::Sender<CommandRequest>,
     notices: broadcast::Sender<Notice>,
+    counters: watch::Receiver<Counters>,
+}
+
+/// The writer's ends of the line.
+#[derive(Debug)]
+pub struct Edges {
+    /// Commands come in here; when all senders are gone the loop ends.
+    pub commands: mpsc::Receiver<CommandRequest>,
+    /// Notices go out here.
+    pub notices: broadcast::Sender<Notice>,
+    /// Counters go out here.
+    pub counters: watch::Sender<Counters>,
 }
 
 /// Commands that may wait before callers have to.
@@ -111,21 +147,21 @@ const NOTICES: usize = 1024;
 
 impl Handle {
     /// A handle, and the writer's ends of it.
-    pub fn new() -> (
-        Self,
-        mpsc::Receiver<CommandRequest>,
-        broadcast::Sender<Notice>,
-    ) {
+    pub fn new() -> (Self, Edges) {
         let (commands, receiver) = mpsc::channel(COMMANDS);
         let (notices, _) = broadcast::channel(NOTICES);
-        (
-            Self {
-                commands,
-                notices: notices.clone(),
-            },
-            receiver,
+        let (publish, counters) = watch::channel(Counters::default());
+        let handle = Self {
+            commands,
+            notices: notices.clone(),
+            counters,
+        };
+        let edges = Edges {
+            commands: receiver,
             notices,
-        )
+            counters: publish,
+        };
+        (handle, edges)
     }
 
     /// Has a command carried out; `with` is committed together with it, or not at all.
@@ -146,6 +182,11 @@ impl Handle {
     /// The bare line, for callers that do not wait in a future.
     pub fn sender(&self) -> mpsc::Sender<CommandRequest> {
         self.commands.clone()
+    }
+
+    /// What the writer has counted.
+    pub fn counters(&self) -> Counters {
+        *self.counters.borrow()
     }
 
     /// Notices from now on.

@@ -8,15 +8,15 @@
 use std::future::Future;
 use std::time::Duration;
 
-use tokio::sync::{broadcast, mpsc};
 use tracing::{debug, warn};
 
-use crate::network::{Network, Transport};
+use crate::network::{Network, NetworkCounters, Transport};
 use crate::record::{Change, Snapshot};
 use crate::store::{Store, StoreError};
 use crate::time::Timestamp;
 
-use super::command::{CommandError, CommandRequest, Notice};
+pub use super::command::Edges;
+use super::command::{CommandError, Counters};
 use super::engine::Engine;
 
 /// Commands taken into one step.
@@ -33,15 +33,6 @@ pub trait Clock {
 
     /// Waits until then; returns at once when it has passed.
     fn sleep_until(&self, at: Timestamp) -> impl Future<Output = ()>;
-}
-
-/// The ends of the line to the edges.
-#[derive(Debug)]
-pub struct Edges {
-    /// Commands come in here; when all senders are gone the loop ends.
-    pub commands: mpsc::Receiver<CommandRequest>,
-    /// Notices go out here.
-    pub notices: broadcast::Sender<Notice>,
 }
 
 /// Runs one network until the last [`Handle`](super::Handle) is dropped. `restore` builds the machines from a snapshot.
@@ -62,6 +53,7 @@ where
     N: Network,
     S: Store,
 {
+    let mut before = (NetworkCounters::default(), 0);
     loop {
         let mut engine = match store.snapshot().await {
             Ok(snapshot) => restore(snapshot),
@@ -74,7 +66,9 @@ where
         };
         debug!("machines restored");
         transport.allow(engine.gateways());
-        match turn(clock, transport, store, edges, &mut engine).await {
+        let ended = turn(clock, transport, store, edges, &mut engine, before).await;
+        before = counted(&engine, before);
+        match ended {
             Ok(()) => return Ok(()),
             Err(StoreError::Fenced) => return Err(StoreError::Fenced),
             Err(error) => {
@@ -92,6 +86,7 @@ async fn turn<C, T, N, S>(
     store: &S,
     edges: &mut Edges,
     engine: &mut Engine<N>,
+    before: (NetworkCounters, u64),
 ) -> Result<(), StoreError>
 where
     C: Clock,
@@ -151,7 +146,25 @@ where
             // Nobody may be listening.
             let _ = edges.notices.send(notice);
         }
+        let (network, commands_malformed) = counted(engine, before);
+        let transport = transport.counts();
+        edges.counters.send_replace(Counters {
+            network,
+            transport,
+            commands_malformed,
+        });
     }
+}
+
+/// What this engine and those before it counted.
+fn counted<N: Network>(
+    engine: &Engine<N>,
+    (network, commands_malformed): (NetworkCounters, u64),
+) -> (NetworkCounters, u64) {
+    (
+        network.plus(engine.network().counts()),
+        commands_malformed + engine.commands_malformed(),
+    )
 }
 
 async fn commit<S: Store>(store: &S, changes: &[Change]) -> Result<(), StoreError> {

@@ -7,13 +7,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::campaign::{AddressSpace, Campaign, Input, Step, Surroundings};
+use crate::campaign::{AddressSpace, Campaign, Input, Order, Step, Surroundings};
 use crate::dialogue::Dialogue;
 use crate::lorawan::identifiers::{DevEui, GatewayEui};
+use crate::lorawan::{clock_sync, firmware_management, fragmentation, multicast_setup};
 use crate::network::{DeviceLink, Network, NetworkCommand, NetworkEvent};
 use crate::record::{
     Change, DeviceProfile, FCntReset, Fleet, FleetDevice, GatewaySettings, Heard, Image, Link,
-    MulticastGroup, NetworkRequest, Snapshot, Task, TaskId, TxReport, Uplink,
+    MulticastGroup, MulticastGroupId, NetworkRequest, Package, Snapshot, Task, TaskId, TxReport,
+    Uplink,
 };
 use crate::task::{PlanRequest, plan};
 use crate::time::Timestamp;
@@ -35,6 +37,7 @@ pub struct Engine<N: Network> {
     campaigns: BTreeMap<u32, Campaign>,
     busy: BTreeMap<DevEui, u32>,
     next_owner: u32,
+    commands_malformed: u64,
 }
 
 struct KnownGateway {
@@ -66,6 +69,7 @@ impl<N: Network> Engine<N> {
             campaigns: BTreeMap::new(),
             busy: BTreeMap::new(),
             next_owner: Dialogue::OWNER + 1,
+            commands_malformed: 0,
         };
         for profile in snapshot.profiles {
             engine.fleet.put_profile(profile);
@@ -117,10 +121,12 @@ impl<N: Network> Engine<N> {
             match event {
                 NetworkEvent::Heard(Heard::Uplink(uplink)) => self.heard(now, uplink, &mut turn),
                 NetworkEvent::Heard(Heard::Joined { dev_eui, .. }) => {
+                    self.rebooted(dev_eui);
                     if let Some(owner) = self.busy.get(&dev_eui).copied() {
                         self.step_campaign(now, owner, &[Input::Joined(dev_eui)], &mut turn);
                     }
                 }
+                NetworkEvent::CounterRestarted(dev_eui) => self.rebooted(dev_eui),
                 NetworkEvent::Report(report) => self.reported(now, &report, &mut turn),
                 NetworkEvent::GatewaySeen(eui) => {
                     if let Some(gateway) = self.gateways.get_mut(&eui) {
@@ -139,6 +145,7 @@ impl<N: Network> Engine<N> {
         for owner in due {
             self.step_campaign(now, owner, &[], &mut turn);
         }
+        self.announce_restarts();
         let sending = self.network.send(now, std::mem::take(&mut turn.requests));
         // What commands create comes before what was heard of it: stores want parents first.
         let mut changes = turn.changes;
@@ -169,6 +176,11 @@ impl<N: Network> Engine<N> {
     /// The network, for its counters.
     pub fn network(&self) -> &N {
         &self.network
+    }
+
+    /// Accepted frames on the port of a package that could not be read to the end, since the engine was restored.
+    pub fn commands_malformed(&self) -> u64 {
+        self.commands_malformed
     }
 
     /// The network, to be changed from outside by tests.
@@ -203,6 +215,9 @@ impl<N: Network> Engine<N> {
             let Some(oldest) = oldest else { break };
             status.links.remove(&oldest);
         }
+        if self.is_unreadable(&uplink) {
+            self.commands_malformed += 1;
+        }
         let owner = self.busy.get(&uplink.dev_eui).copied();
         let answer = self
             .dialogue
@@ -223,6 +238,31 @@ impl<N: Network> Engine<N> {
         if self.is_application(&uplink) {
             turn.notices.push(Notice::Uplink(Arc::new(uplink)));
         }
+    }
+
+    /// It is on the port of a package, and its commands cannot be read to the end.
+    fn is_unreadable(&self, uplink: &Uplink) -> bool {
+        let (Some(f_port), Some(device)) = (uplink.f_port, self.fleet.get(uplink.dev_eui)) else {
+            return false;
+        };
+        let (packages, payload) = (&device.profile.packages, &uplink.payload);
+        let version = |package: Option<Package>| {
+            package
+                .filter(|package| package.f_port == f_port)
+                .map(|package| package.version)
+        };
+        let rest = if let Some(version) = version(packages.clock_sync) {
+            clock_sync::decode_uplink(version, payload).rest
+        } else if let Some(version) = version(packages.multicast_setup) {
+            multicast_setup::decode_uplink(version, payload).rest
+        } else if let Some(version) = version(packages.fragmentation) {
+            fragmentation::decode_uplink(version, payload).rest
+        } else if let Some(version) = version(packages.firmware_management) {
+            firmware_management::decode_uplink(version, payload).rest
+        } else {
+            None
+        };
+        rest.is_some()
     }
 
     /// Nothing of ours listens on the port.
@@ -329,7 +369,7 @@ impl<N: Network> Engine<N> {
                 turn.changes.push(Change::DeleteDeviceProfile(tenant, id));
                 Ok(())
             }
-            Command::PutDevices(devices) => self.put_devices(devices, turn),
+            Command::PutDevices(devices) => self.put_devices(now, devices, turn),
             Command::DeleteDevice(dev_eui) => {
                 if self.fleet.get(dev_eui).is_none() {
                     return Err(CommandError::NotFound(format!("device {dev_eui}")));
@@ -368,22 +408,41 @@ impl<N: Network> Engine<N> {
                 devices,
                 groups,
             } => self.start_task(now, *task, image, devices, &groups, turn),
-            Command::CancelTask(id) => {
-                let owner = self
-                    .campaigns
-                    .iter()
-                    .find(|(_, c)| c.task().id == id)
-                    .map(|(owner, _)| *owner);
-                let owner =
-                    owner.ok_or_else(|| CommandError::NotFound(format!("active task {id}")))?;
-                self.step_campaign(now, owner, &[Input::Cancel], turn);
-                Ok(())
+            Command::DescribeTask {
+                task,
+                display_name,
+                tags,
+            } => {
+                let input = Input::Describe {
+                    display_name: &display_name,
+                    tags: &tags,
+                };
+                self.tell_campaign(now, &task, &input, turn)
             }
+            Command::CancelTask(id) => self.tell_campaign(now, &id, &Input::Cancel, turn),
         }
+    }
+
+    fn tell_campaign(
+        &mut self,
+        now: Timestamp,
+        id: &TaskId,
+        input: &Input<'_>,
+        turn: &mut Turn,
+    ) -> Result<(), CommandError> {
+        let owner = self
+            .campaigns
+            .iter()
+            .find(|(_, c)| c.task().id == *id)
+            .map(|(owner, _)| *owner);
+        let owner = owner.ok_or_else(|| CommandError::NotFound(format!("active task {id}")))?;
+        self.step_campaign(now, owner, std::slice::from_ref(input), turn);
+        Ok(())
     }
 
     fn put_devices(
         &mut self,
+        now: Timestamp,
         devices: Vec<NewDevice>,
         turn: &mut Turn,
     ) -> Result<(), CommandError> {
@@ -423,10 +482,14 @@ impl<N: Network> Engine<N> {
             keys,
             join,
             session,
+            versions,
         } in devices
         {
             let dev_eui = settings.dev_eui;
             self.fleet.put_device(settings.clone(), keys.clone());
+            if let Some((versions, status)) = versions.zip(self.fleet.status_mut(dev_eui)) {
+                status.set_versions(&versions, now);
+            }
             if let Some(device) = self.fleet.get(dev_eui) {
                 let link = device_link(device);
                 self.network
@@ -457,7 +520,13 @@ impl<N: Network> Engine<N> {
         groups: &[MulticastGroup],
         turn: &mut Turn,
     ) -> Result<(), CommandError> {
-        devices.extend(groups.iter().flat_map(|g| g.devices.iter().copied()));
+        let mut brought: BTreeMap<DevEui, MulticastGroupId> = BTreeMap::new();
+        for group in groups {
+            for dev_eui in group.devices.iter().filter(|d| !devices.contains(d)) {
+                brought.entry(*dev_eui).or_insert_with(|| group.id.clone());
+            }
+        }
+        devices.extend(brought.keys());
         devices.sort_unstable();
         devices.dedup();
         let mut members = Vec::new();
@@ -482,7 +551,12 @@ impl<N: Network> Engine<N> {
         };
         let plan = plan(&request).map_err(CommandError::Plan)?;
         let owner = self.new_owner();
-        let campaign = Campaign::start(now, owner, self.addresses, task, image, &plan, &self.fleet);
+        let order = Order {
+            task,
+            image,
+            groups: brought,
+        };
+        let campaign = Campaign::start(now, owner, self.addresses, order, &plan, &self.fleet);
         self.add_campaign(owner, campaign);
         self.step_campaign(now, owner, &[], turn);
         Ok(())
@@ -499,6 +573,27 @@ impl<N: Network> Engine<N> {
                 "device {dev_eui} is in the active task {task}"
             ))),
             None => Ok(()),
+        }
+    }
+
+    /// The reboot that was expected of the device has happened.
+    fn rebooted(&mut self, dev_eui: DevEui) {
+        let expected = |d: &FleetDevice| d.status.reboot_expected;
+        if self.fleet.get(dev_eui).is_some_and(expected)
+            && let Some(status) = self.fleet.status_mut(dev_eui)
+        {
+            status.reboot_expected = false;
+        }
+    }
+
+    /// Tells the network which of the devices that changed may count from the start again.
+    fn announce_restarts(&mut self) {
+        let may_restart =
+            |d: &&FleetDevice| d.profile.after_reboot.f_cnt_reset == FCntReset::AllowAfterReboot;
+        for device in self.fleet.changed().filter(may_restart) {
+            let (dev_eui, link) = (device.settings.dev_eui, device_link(device));
+            self.network
+                .apply(&NetworkCommand::PutDevice { dev_eui, link });
         }
     }
 
@@ -525,6 +620,7 @@ fn device_link(device: &FleetDevice) -> DeviceLink {
     DeviceLink {
         region: device.profile.region,
         always_class_c: device.profile.always_class_c,
-        f_cnt_reset_allowed: device.profile.after_reboot.f_cnt_reset == FCntReset::AllowAfterReboot,
+        f_cnt_reset_allowed: device.profile.after_reboot.f_cnt_reset == FCntReset::AllowAfterReboot
+            && device.status.reboot_expected,
     }
 }

@@ -10,6 +10,6 @@ pub mod drive;
 pub mod engine;
 pub mod secrets;
 
-pub use command::{Command, CommandError, Handle, NewDevice, Notice};
+pub use command::{Command, CommandError, Counters, Handle, NewDevice, Notice};
 pub use drive::{Clock, drive};
 pub use engine::{Engine, EngineStep};

@@ -4,6 +4,7 @@ use lorawan_fuota::lorawan::keys::{Key128, KeyDerivation};
 use lorawan_fuota::proto::v1;
 use lorawan_fuota::record::{
     Change, DeviceStatus, GatewayStatus, McSlot, MulticastKeys, SessionId, TaskId, Uplink,
+    VersionEvidence,
 };
 use lorawan_fuota::runtime::Notice;
 use lorawan_fuota::store::{Catalog, Store};
@@ -128,7 +129,6 @@ async fn a_bad_profile_is_refused_field_by_field() {
             seconds: 0,
             nanos: 999_999_999,
         }),
-        reboot_downlink: Some(v1::RebootDownlink::default()),
         version_source: Some(v1::VersionSource {
             source: Some(v1::version_source::Source::UplinkField(v1::UplinkField {
                 f_port: 200,
@@ -152,7 +152,6 @@ async fn a_bad_profile_is_refused_field_by_field() {
             "firmware_management.version",
             "fragmentation.f_port",
             "lorawan_version",
-            "reboot_downlink",
             "region",
             "status_interpretation",
             "uplink_interval",
@@ -292,7 +291,7 @@ async fn a_bad_device_is_refused_field_by_field() {
     let bad = v1::EndDevice {
         model: "x".repeat(64),
         tags: [(String::new(), "v".to_owned())].into(),
-        versions: [("main".to_owned(), v1::ComponentVersion::default())].into(),
+        versions: [("a b".to_owned(), v1::ComponentVersion::default())].into(),
         keys: Some(v1::end_device::Keys::DerivedKeys(v1::DerivedKeys {
             mc_root_key: vec![1; 15].into(),
             data_block_int_key: vec![].into(),
@@ -466,7 +465,8 @@ async fn devices_are_filtered() {
         .await
         .unwrap();
     let mut status = DeviceStatus::default();
-    status.note_version("main", 7, Timestamp::from_unix_seconds(NOW));
+    let now = Timestamp::from_unix_seconds(NOW);
+    status.note_version("main", 7, VersionEvidence::FirmwareManagement, now);
     let third = "0000000000000003".parse().unwrap();
     server
         .store
@@ -607,7 +607,7 @@ async fn a_gateway_is_online_while_it_is_heard() {
             nanos: -1,
         }),
         air_share_percent: 101,
-        tags: [("a".to_owned(), "b".to_owned())].into(),
+        tags: [(String::new(), "b".to_owned())].into(),
         position: Some(v1::Position {
             latitude_deg: 91.0,
             ..Default::default()

@@ -183,7 +183,8 @@ pub(crate) fn api() -> (
     Arc<AtomicI64>,
 ) {
     let store = MemoryStore::new();
-    let (handle, commands, notices) = Handle::new();
+    let (handle, edges) = Handle::new();
+    let (commands, notices) = (edges.commands, edges.notices);
     let now = Arc::new(AtomicI64::new(NOW));
     let clock: Clock = {
         let now = Arc::clone(&now);
@@ -245,6 +246,12 @@ async fn changes(
             for device in devices {
                 let dev_eui = device.settings.dev_eui;
                 changes.push(Change::PutDeviceSettings(device.settings));
+                if let Some(versions) = device.versions {
+                    let known = store.device(&TenantId::default(), dev_eui).await.unwrap();
+                    let mut status = known.map(|known| known.status).unwrap_or_default();
+                    status.set_versions(&versions, now);
+                    changes.push(Change::PutDeviceStatus(dev_eui, status));
+                }
                 changes.extend(device.keys.map(Change::PutDeviceKeys));
                 changes.extend(device.join.map(|join| Change::PutJoinState(dev_eui, join)));
                 changes.extend(device.session.map(|s| Change::PutSession(dev_eui, s)));
@@ -267,7 +274,7 @@ async fn changes(
             let mut changes = vec![];
             for dev_eui in &devices {
                 task.sequence += 1;
-                let mut device = TaskDevice::new(id.clone(), *dev_eui);
+                let mut device = TaskDevice::new(id.clone(), *dev_eui, now);
                 device.sequence = task.sequence;
                 changes.push(Change::PutTaskDevice(device));
             }
@@ -281,6 +288,21 @@ async fn changes(
             let sequence = task.sequence;
             changes.push(Change::PutTask(*task));
             (changes, Some(Notice::Task { task: id, sequence }))
+        }
+        Command::DescribeTask {
+            task: id,
+            display_name,
+            tags,
+        } => {
+            let task = store.task(&TenantId::default(), &id).await.unwrap();
+            let mut task = task.ok_or_else(|| CommandError::NotFound(id.to_string()))?;
+            (task.display_name, task.tags, task.updated_at) = (display_name, tags, now);
+            task.sequence += 1;
+            let sequence = task.sequence;
+            (
+                vec![Change::PutTask(task)],
+                Some(Notice::Task { task: id, sequence }),
+            )
         }
         Command::CancelTask(id) => {
             let task = store.task(&TenantId::default(), &id).await.unwrap();

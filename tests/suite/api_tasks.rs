@@ -148,7 +148,7 @@ async fn a_bad_task_is_refused_field_by_field() {
         display_name: "x".repeat(256),
         images: vec![task.images[0].clone(), task.images[0].clone()],
         success_criterion: 9,
-        reboot_mode: v1::RebootMode::AtTime.into(),
+        reboot_mode: 9,
         prepare_after: moment(20),
         window_start: moment(10),
         deadline: moment(5),
@@ -159,7 +159,7 @@ async fn a_bad_task_is_refused_field_by_field() {
         frequency_hz: 868_100_050,
         frag_size: 240,
         frag_descriptor: vec![1].into(),
-        tags: [("a".to_owned(), "b".to_owned())].into(),
+        tags: [(String::new(), "b".to_owned())].into(),
         ..Default::default()
     };
     let request = v1::CreateTaskRequest {
@@ -187,7 +187,6 @@ async fn a_bad_task_is_refused_field_by_field() {
             "task.images",
             "task.max_redundancy_percent",
             "task.reboot_mode",
-            "task.reboot_time",
             "task.success_criterion",
             "task.tags",
             "task.window_start",

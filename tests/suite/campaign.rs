@@ -13,7 +13,7 @@ use lorawan_fuota::lorawan::identifiers::{DevEui, GatewayEui};
 use lorawan_fuota::lorawan::keys::{Key128, KeyDerivation, data_block_int_key, data_block_mic};
 use lorawan_fuota::lorawan::region::Region;
 use lorawan_fuota::lorawan::{PackageVersion, firmware_management, fragmentation, multicast_setup};
-use lorawan_fuota::network::{Network, NetworkCommand, NetworkEvent, Sending};
+use lorawan_fuota::network::{Network, NetworkCommand, NetworkCounters, NetworkEvent, Sending};
 use lorawan_fuota::record::*;
 use lorawan_fuota::runtime::{Command, Engine, NewDevice};
 use lorawan_fuota::time::Timestamp;
@@ -69,6 +69,10 @@ impl Network for Air {
     }
 
     fn apply(&mut self, _: &NetworkCommand) {}
+
+    fn counts(&self) -> NetworkCounters {
+        NetworkCounters::default()
+    }
 
     fn send(&mut self, now: Timestamp, requests: Vec<NetworkRequest>) -> Sending<()> {
         for request in requests {
@@ -457,6 +461,10 @@ struct Bench {
     sessions: BTreeMap<SessionId, DistributionSession>,
     statuses: BTreeMap<DevEui, DeviceStatus>,
     steps: u64,
+    /// Added to tasks one by one; empty = all.
+    devices_by_themselves: Vec<DevEui>,
+    /// Added to tasks.
+    groups: Vec<MulticastGroup>,
 }
 
 impl Bench {
@@ -491,6 +499,8 @@ impl Bench {
             sessions: BTreeMap::new(),
             statuses: BTreeMap::new(),
             steps: 0,
+            devices_by_themselves: vec![],
+            groups: vec![],
         };
         let gateway = GatewaySettings {
             eui: GATEWAY,
@@ -505,6 +515,8 @@ impl Bench {
             lead_time: Duration::from_millis(300),
             air_share_permille: 1000,
             created_at: start(),
+            tags: BTreeMap::new(),
+            updated_at: start(),
         };
         let devices = ids
             .iter()
@@ -574,13 +586,19 @@ impl Bench {
             started_at: None,
             ended_at: None,
             seed: Some(Key128::from_bytes([9; 16])),
+            tags: BTreeMap::new(),
+            updated_at: self.now,
+            expected_end: None,
         };
-        let devices = self.engine.network().devices.keys().copied().collect();
+        let mut devices = self.devices_by_themselves.clone();
+        if devices.is_empty() {
+            devices = self.engine.network().devices.keys().copied().collect();
+        }
         self.step(vec![Command::StartTask {
             task: Box::new(task),
             image: (image, data),
             devices,
-            groups: vec![],
+            groups: self.groups.clone(),
         }])
     }
 
@@ -677,6 +695,8 @@ fn profile(version: PackageVersion, uplink_interval: Duration) -> DeviceProfile 
             loses_groups: true,
         },
         version_source: VersionSource::FirmwareManagement,
+        created_at: start(),
+        updated_at: start(),
     }
 }
 
@@ -690,6 +710,7 @@ fn new_device(dev_eui: DevEui) -> NewDevice {
             model: String::new(),
             tags: BTreeMap::new(),
             created_at: start(),
+            updated_at: start(),
         },
         keys: Some(DeviceKeys {
             dev_eui,
@@ -700,6 +721,7 @@ fn new_device(dev_eui: DevEui) -> NewDevice {
         }),
         join: None,
         session: None,
+        versions: None,
     }
 }
 
@@ -909,4 +931,98 @@ fn received_is_enough_where_the_criterion_says_so() {
             .values()
             .all(|d| d.firmware != TARGET)
     );
+}
+
+#[test]
+fn a_task_leaves_the_history_of_its_session() {
+    let mut bench = Bench::new(fleet(4, PackageVersion::V2, 0.2), PackageVersion::V2);
+    let task = bench.start_task(10_000, SuccessCriterion::Running);
+    let begun = bench.tasks[&task].clone();
+    assert!(
+        begun
+            .expected_end
+            .is_some_and(|at| at > begun.started_at.unwrap())
+    );
+    let ended = bench.run(&task);
+    let session = bench.sessions.values().next().unwrap();
+    assert!(!session.rounds.is_empty());
+    for (number, round) in (1..).zip(&session.rounds) {
+        assert_eq!(round.number, number);
+        assert!(round.coded_sent <= session.coded_sent);
+    }
+    // Every device showed at least once what it holds, and at first something was missing.
+    let answers: u32 = session.rounds.iter().map(|round| round.answers).sum();
+    assert!(answers >= 4, "{:?}", session.rounds);
+    assert!(session.rounds.iter().any(|round| round.deficit_max > 0));
+    let polls = session.rounds.windows(2);
+    assert!(polls.into_iter().all(|pair| pair[0].at <= pair[1].at));
+    let airtime: u64 = bench
+        .sessions
+        .values()
+        .flat_map(|session| session.airtime_us.values())
+        .sum();
+    assert_eq!(airtime, ended.counters.multicast_airtime_us);
+    for device in bench.devices.values() {
+        let latest = device.entered.values().max().unwrap();
+        assert!(device.changed_at >= *latest, "{device:?}");
+    }
+}
+
+#[test]
+fn a_device_knows_the_group_that_brought_it() {
+    let mut bench = Bench::new(fleet(2, PackageVersion::V2, 0.0), PackageVersion::V2);
+    bench.devices_by_themselves = vec![DevEui(1)];
+    bench.groups = vec![MulticastGroup {
+        tenant: TenantId::default(),
+        id: "hall".to_owned(),
+        display_name: String::new(),
+        region: Region::Eu868,
+        class: DeviceClass::C,
+        data_rate: None,
+        frequency_hz: None,
+        devices: [DevEui(1), DevEui(2)].into(),
+        tags: BTreeMap::new(),
+        created_at: start(),
+        updated_at: start(),
+    }];
+    let task = bench.start_task(4096, SuccessCriterion::Running);
+    let mut slots = BTreeMap::new();
+    while !bench.tasks[&task].state.is_terminal() {
+        bench.now = bench.now.max(bench.engine.wake().unwrap());
+        bench.step(vec![]);
+        for (dev_eui, status) in &bench.statuses {
+            if let Some(slot) = &status.mc_slots[0] {
+                slots.insert(*dev_eui, slot.group.clone());
+            }
+        }
+    }
+    let hall = Some("hall".to_owned());
+    assert_eq!(bench.devices[&DevEui(1)].group, None);
+    assert_eq!(bench.devices[&DevEui(2)].group, hall);
+    assert_eq!(
+        slots,
+        BTreeMap::from([(DevEui(1), None), (DevEui(2), hall)])
+    );
+}
+
+#[test]
+fn a_running_task_may_be_renamed() {
+    let mut bench = Bench::new(fleet(1, PackageVersion::V2, 0.0), PackageVersion::V2);
+    let task = bench.start_task(4096, SuccessCriterion::Running);
+    bench.now += second(5);
+    let tags = BTreeMap::from([("site".to_owned(), "north".to_owned())]);
+    let describe = |task: &str| Command::DescribeTask {
+        task: TaskId(task.to_owned()),
+        display_name: "spring".to_owned(),
+        tags: tags.clone(),
+    };
+    assert!(bench.step(vec![describe("none")])[0].is_err());
+    bench.step(vec![describe("t")]).pop().unwrap().unwrap();
+    let renamed = &bench.tasks[&task];
+    assert_eq!(
+        (renamed.display_name.as_str(), &renamed.tags),
+        ("spring", &tags)
+    );
+    assert_eq!(renamed.updated_at, bench.now);
+    assert_eq!(bench.run(&task).display_name, "spring");
 }

@@ -18,10 +18,10 @@ const TOKEN: &str = "t0ken-of-the-test";
 
 /// What a run of the binary left.
 #[derive(Debug)]
-struct Run {
-    status: i32,
-    out: String,
-    err: String,
+pub(crate) struct Run {
+    pub(crate) status: i32,
+    pub(crate) out: String,
+    pub(crate) err: String,
 }
 
 impl Server {
@@ -34,7 +34,8 @@ impl Server {
     }
 }
 
-async fn fuota(address: &str, args: &[&str], input: &str, env: &[(&str, &str)]) -> Run {
+/// Runs the client against a server.
+pub(crate) async fn fuota(address: &str, args: &[&str], input: &str, env: &[(&str, &str)]) -> Run {
     let mut child = tokio::process::Command::new(env!("CARGO_BIN_EXE_fuota"))
         .args(args)
         .env_clear()

@@ -133,6 +133,7 @@ impl Rig {
             app_key: Key128::from_bytes(APP_KEY),
             next_join_nonce: 0x0001_0203,
             dev_nonces: [].into(),
+            last_dev_nonce: None,
         };
         let command = NetworkCommand::PutJoinState(DEVICE, join);
         self.net.native.apply(&command);

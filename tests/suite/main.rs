@@ -6,16 +6,20 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod abp_restart;
 mod api_fleet;
 mod api_images;
+mod api_records;
 mod api_server;
 mod api_support;
 mod api_tasks;
+mod api_tls;
 mod campaign;
 mod cli;
 mod foreign_codec_lrwn;
 mod foreign_device;
 mod frames_foreign;
+mod garbage;
 mod golden_commands;
 mod golden_erasure;
 mod golden_keys;

@@ -112,6 +112,16 @@ fn an_abp_counter_restarts_only_where_it_may_and_the_downlink_counter_goes_on() 
     let stored = committed_session(&step);
     assert_eq!((stored.f_cnt_up, stored.next_f_cnt_down), (Some(3), 6));
     assert_eq!(net.native.counters().f_cnt_restarts, 1);
+    assert!(
+        step.events
+            .contains(&NetworkEvent::CounterRestarted(DEVICE))
+    );
+    // Once: the next restart needs another reboot.
+    net.now += Duration::from_secs(20);
+    assert_eq!(net.uplink(&said(&session, 30)).uplinks()[0].f_cnt, 30);
+    net.now += Duration::from_secs(20);
+    assert!(net.uplink(&said(&session, 2)).uplinks().is_empty());
+    assert_eq!(net.native.counters().f_cnt_restarts, 1);
 }
 
 #[test]
@@ -423,6 +433,7 @@ fn a_device_joins_and_a_replayed_request_does_not() {
             app_key: app_key.clone(),
             next_join_nonce: 3,
             dev_nonces: [6].into(),
+            last_dev_nonce: None,
         };
         net.native
             .apply(&NetworkCommand::PutJoinState(DEVICE, join));

@@ -147,6 +147,7 @@ fn a_join_accept_and_the_first_downlink_of_its_session() {
             app_key: app_key.clone(),
             next_join_nonce: 0x01_0203,
             dev_nonces: [].into(),
+            last_dev_nonce: None,
         };
         net.native
             .apply(&NetworkCommand::PutJoinState(DEVICE, join));

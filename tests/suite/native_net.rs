@@ -103,6 +103,8 @@ pub(super) fn gateway_settings(n: u64) -> GatewaySettings {
         lead_time: Duration::from_millis(300),
         air_share_permille: 1000,
         created_at: Timestamp::default(),
+        tags: BTreeMap::new(),
+        updated_at: Timestamp::default(),
     }
 }
 

@@ -90,7 +90,8 @@ proptest! {
             app_key: Key128::from_bytes(APP_KEY),
             next_join_nonce: 0,
             dev_nonces: [].into(),
-        };
+last_dev_nonce: None,
+};
         let joiner = DevEui(0x77);
         net.add(joiner, Region::Eu868);
         net.native.apply(&NetworkCommand::PutJoinState(joiner, join.clone()));

@@ -88,6 +88,8 @@ pub(crate) fn profile(tenant: &TenantId, id: &str) -> DeviceProfile {
             length: 4,
             big_endian: true,
         }),
+        created_at: at(-4),
+        updated_at: at(-3),
     }
 }
 
@@ -103,6 +105,7 @@ pub(crate) fn settings(tenant: &TenantId, n: u64) -> DeviceSettings {
             ("it's \"odd\" $.".to_owned(), "50 %_".to_owned()),
         ]),
         created_at: at(-5),
+        updated_at: at(-2),
     }
 }
 
@@ -111,6 +114,7 @@ pub(crate) fn status() -> DeviceStatus {
         version,
         at: at(7),
         since: at(6),
+        evidence: VersionEvidence::User,
     };
     DeviceStatus {
         last_seen: Some(at(10)),
@@ -186,6 +190,7 @@ pub(crate) fn join() -> JoinState {
         app_key: key(0x44),
         next_join_nonce: 0x00ff_ffff,
         dev_nonces: [0, 1, u16::MAX].into(),
+        last_dev_nonce: Some(7),
     }
 }
 
@@ -223,6 +228,8 @@ pub(crate) fn gateway(n: u64) -> GatewaySettings {
         lead_time: Duration::from_millis(1500),
         air_share_permille: 500,
         created_at: at(-9),
+        tags: BTreeMap::from([("site".to_owned(), "roof".to_owned())]),
+        updated_at: at(-8),
     }
 }
 
@@ -236,6 +243,8 @@ pub(crate) fn gateway_status() -> GatewayStatus {
             sent: 4,
             refused: BTreeMap::from([("TOO_LATE".to_owned(), 5)]),
             unknown: 6,
+            malformed: 7,
+            airtime_us: 8,
         },
     }
 }
@@ -259,6 +268,8 @@ pub(crate) fn group(tenant: &TenantId, id: &str) -> MulticastGroup {
         frequency_hz: Some(923_300_000),
         devices: [eui(1), eui(2)].into(),
         created_at: at(1),
+        tags: BTreeMap::from([("hall".to_owned(), "3".to_owned())]),
+        updated_at: at(2),
     }
 }
 
@@ -331,6 +342,9 @@ pub(crate) fn task(tenant: &TenantId, id: &str, state: TaskState) -> Task {
         started_at: Some(at(4)),
         ended_at: Some(at(5)),
         seed: Some(key(0x77)),
+        tags: BTreeMap::from([("season".to_owned(), "spring".to_owned())]),
+        updated_at: at(6),
+        expected_end: Some(at(39)),
     }
 }
 
@@ -368,6 +382,8 @@ pub(crate) fn task_device(task: &str, n: u64, state: DeviceState, sequence: u64)
         reboot_at: Some(at(51)),
         entered: BTreeMap::from([(DeviceState::Pending, at(45)), (state, at(46))]),
         sequence,
+        group: Some("g1".to_owned()),
+        changed_at: at(52),
     }
 }
 
@@ -416,6 +432,14 @@ pub(crate) fn distribution(task: &str, number: u16) -> DistributionSession {
         coded_target: 50,
         round: 3,
         roll_calls: 1,
+        rounds: vec![StatusRound {
+            number: 1,
+            at: at(59),
+            coded_sent: 30,
+            answers: 4,
+            deficit_max: 9,
+        }],
+        airtime_us: BTreeMap::from([(gateway_eui(1), 77)]),
     }
 }
 

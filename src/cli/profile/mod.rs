@@ -9,7 +9,7 @@ use serde_json::json;
 use self::document::{classes, lorawan_version, package_text, profile_json, profile_text};
 use super::connection::{ListArgs, pages};
 use super::moment::{distance_text, duration_parser, now};
-use super::names::{enum_parser, id, parse_hex, resource, word};
+use super::names::{enum_parser, id, resource, word};
 use super::output::{Failure, table};
 use super::settings::{ClearArgs, Mask};
 use super::{Context, Outcome};
@@ -137,10 +137,6 @@ pub struct ProfileSettings {
     #[arg(long, value_parser = enum_parser::<v1::FCntReset>(), help_heading = "After a reboot")]
     f_cnt_reset: Option<v1::FCntReset>,
 
-    /// Ask for a reboot with this application downlink, where TS006 is absent
-    #[arg(long, value_name = "F_PORT:HEX", value_parser = parse_reboot, help_heading = "After a reboot")]
-    reboot_downlink: Option<v1::RebootDownlink>,
-
     /// Where the running version is read from: ts006, or F_PORT:OFFSET:LENGTH[:big] of an application uplink
     /// [default: TS006 if the devices have it]
     #[arg(long, value_name = "SOURCE", value_parser = parse_version_source)]
@@ -202,11 +198,6 @@ impl ProfileSettings {
             &mut profile.version_source,
             self.version_source,
         );
-        mask.put(
-            "reboot_downlink",
-            &mut profile.reboot_downlink,
-            self.reboot_downlink,
-        );
 
         // Messages are replaced whole, so one limit keeps the others as they are.
         let limits = profile.decoder_limits.get_or_insert_default();
@@ -249,14 +240,6 @@ fn parse_package(text: &str) -> Result<v1::Package, String> {
         (Ok(version), Ok(f_port)) => Ok(v1::Package { version, f_port }),
         _ => Err("expected VERSION or VERSION:F_PORT, such as 2 or 1:201".into()),
     }
-}
-
-fn parse_reboot(text: &str) -> Result<v1::RebootDownlink, String> {
-    let (f_port, payload) = text.split_once(':').ok_or("expected F_PORT:HEX")?;
-    Ok(v1::RebootDownlink {
-        f_port: f_port.parse().map_err(|_| "expected F_PORT:HEX")?,
-        payload: parse_hex(payload)?.into(),
-    })
 }
 
 fn parse_version_source(text: &str) -> Result<v1::VersionSource, String> {

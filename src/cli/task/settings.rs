@@ -23,10 +23,6 @@ pub(super) struct TaskSettings {
     #[arg(long, value_parser = enum_parser::<v1::RebootMode>())]
     reboot: Option<v1::RebootMode>,
 
-    /// When they reboot, with --reboot AT_TIME
-    #[arg(long, value_name = "TIME", value_parser = when_parser(), help_heading = TIMES)]
-    reboot_time: Option<When>,
-
     /// Set-up may begin [default: with the start]
     #[arg(long, value_name = "TIME", value_parser = when_parser(), help_heading = TIMES)]
     prepare_after: Option<When>,
@@ -92,7 +88,6 @@ impl TaskSettings {
             self.criterion,
         );
         mask.put("reboot_mode", &mut task.reboot_mode, self.reboot);
-        mask.put("reboot_time", &mut task.reboot_time, at(self.reboot_time));
         mask.put(
             "prepare_after",
             &mut task.prepare_after,

@@ -122,6 +122,8 @@ pub(super) struct Air {
     next_report: u64,
     reports: BTreeMap<ReportKey, OpenReport>,
     finished: Vec<TxReport>,
+    handed_over: u64,
+    dropped: u64,
 }
 
 impl Air {
@@ -143,6 +145,8 @@ impl Air {
             next_report: 0,
             reports: BTreeMap::new(),
             finished: Vec::new(),
+            handed_over: 0,
+            dropped: 0,
         }
     }
 
@@ -312,6 +316,10 @@ impl Air {
         if report.outcomes.len() >= report.awaited
             && let Some(OpenReport { id, outcomes, .. }) = self.reports.remove(&key)
         {
+            let refused = |o: &GatewayOutcome| matches!(o.outcome, TxOutcome::Refused(_));
+            if outcomes.iter().all(refused) {
+                self.dropped += 1;
+            }
             self.finished.push(TxReport { id, outcomes });
         }
     }
@@ -336,7 +344,9 @@ impl Air {
                     return false;
                 };
                 if let Some(state) = self.gateways.get_mut(&gateway) {
-                    state.status_mut().counters.queued += 1;
+                    let counters = &mut state.status_mut().counters;
+                    counters.queued += 1;
+                    counters.charge(flight.airtime);
                 }
                 self.finish(
                     &flight,
@@ -362,7 +372,9 @@ impl Air {
                 continue;
             };
             if let Some(state) = self.gateways.get_mut(&flight.gateway) {
-                state.status_mut().counters.unknown += 1;
+                let counters = &mut state.status_mut().counters;
+                counters.unknown += 1;
+                counters.charge(flight.airtime);
             }
             self.finish(&flight, TxOutcome::Unknown);
         }
@@ -379,6 +391,7 @@ impl Air {
             match self.gateways.get_mut(&command.gateway) {
                 Some(gateway) => {
                     gateway.status_mut().counters.handed_over += 1;
+                    self.handed_over += 1;
                     self.outbound.push(command);
                 }
                 None => self.refused(command.id, Refusal::NoGateway),
@@ -390,6 +403,16 @@ impl Air {
     /// Reports that became complete.
     pub(super) fn take_reports(&mut self) -> Vec<TxReport> {
         std::mem::take(&mut self.finished)
+    }
+
+    /// Frames handed to gateways so far.
+    pub(super) fn handed_over(&self) -> u64 {
+        self.handed_over
+    }
+
+    /// Downlinks so far that no gateway sent.
+    pub(super) fn dropped(&self) -> u64 {
+        self.dropped
     }
 
     pub(super) fn has_reports(&self) -> bool {
@@ -485,8 +508,10 @@ impl Air {
     }
 
     fn finish(&mut self, flight: &InFlight, outcome: TxOutcome) {
-        if let Some(report) = flight.report {
-            self.outcome(report, Some(flight.gateway), outcome);
+        match flight.report {
+            Some(report) => self.outcome(report, Some(flight.gateway), outcome),
+            None if matches!(outcome, TxOutcome::Refused(_)) => self.dropped += 1,
+            None => {}
         }
     }
 }

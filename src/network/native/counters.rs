@@ -3,6 +3,10 @@
 /// Counts since the machine was restored. None of these is an error: the air is full of frames of others.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct NativeCounters {
+    /// Frames received, each gateway's copy counted.
+    pub received: u64,
+    /// Copies of a frame that was waiting for them.
+    pub copies: u64,
     /// Messages of gateways that are not on the allow-list.
     pub not_allow_listed: u64,
     /// Frames that are no LoRaWAN frame, or of a type no end-device sends.

@@ -29,8 +29,10 @@ pub(super) struct Copy {
 /// What became of a copy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Taken {
-    /// It waits, or joined one that waits.
+    /// It is the first of its frame, and waits.
     Waiting,
+    /// It joined one that waits.
+    Joined,
     /// Its frame was processed already.
     Late,
     /// Too many frames wait.
@@ -65,7 +67,7 @@ impl Deduplication {
         let bytes = &copy.frame.phy_payload;
         if let Some(copies) = self.waiting.get_mut(bytes) {
             join(copies, copy);
-            return Taken::Waiting;
+            return Taken::Joined;
         }
         if let Some(at) = self.processed.get(bytes)
             && copy.received_at.micros_since(*at).unsigned_abs() < micros(SAME_TRANSMISSION)

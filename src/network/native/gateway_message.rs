@@ -18,6 +18,13 @@ pub enum GatewayMessage {
     },
     /// A frame was received.
     Received(ReceivedFrame),
+    /// Something in its name that could not be read. No sign of life: it may come from anywhere.
+    Malformed {
+        /// Which gateway.
+        gateway: GatewayEui,
+        /// When the message arrived, server time.
+        at: Timestamp,
+    },
     /// Answer to a [`GatewayCommand`].
     TxAck {
         /// Which gateway.

@@ -128,6 +128,8 @@ pub(super) mod tests {
             lead_time: Duration::from_millis(300),
             air_share_permille: 1000,
             created_at: Timestamp::default(),
+            tags: std::collections::BTreeMap::new(),
+            updated_at: Timestamp::default(),
         }
     }
 

@@ -86,6 +86,7 @@ impl Native {
         if let Some(join) = self.devices.join_mut(dev_eui) {
             join.next_join_nonce = join_nonce + 1;
             join.dev_nonces.insert(request.dev_nonce);
+            join.last_dev_nonce = Some(request.dev_nonce);
         }
         self.devices.set_session(
             dev_eui,

@@ -35,7 +35,7 @@ use self::gateways::GatewayState;
 use self::groups::Groups;
 use self::schedule::Gaps;
 use self::sessions::Devices;
-use super::{Network, NetworkCommand, NetworkEvent, Sending};
+use super::{Network, NetworkCommand, NetworkCounters, NetworkEvent, Sending};
 use crate::lorawan::identifiers::{DevAddr, DevEui, GatewayEui};
 use crate::record::{Gateway, GatewayStatus, NetworkRequest, Snapshot, Target};
 use crate::time::Timestamp;
@@ -257,5 +257,22 @@ impl Network for Native {
             self.air.wake(),
         ];
         due.into_iter().flatten().min()
+    }
+
+    fn counts(&self) -> NetworkCounters {
+        let own = &self.counters;
+        NetworkCounters {
+            uplinks_received: own.received,
+            uplinks_duplicate: own.copies + own.late_copies,
+            uplinks_malformed: own.malformed + own.unknown_data_rate,
+            uplinks_unknown_device: own.unknown_address + own.join_unknown,
+            uplinks_mic_failed: own.wrong_mic + own.join_wrong_mic,
+            uplinks_replayed: own.replayed + own.repeated + own.join_replayed,
+            uplinks_accepted: own.uplinks,
+            uplinks_dropped: own.overflow,
+            joins_accepted: own.joins,
+            downlinks_handed_over: self.air.handed_over(),
+            downlinks_dropped: self.air.dropped() + own.join_unanswered + own.answers_dropped,
+        }
     }
 }

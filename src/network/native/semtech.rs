@@ -219,6 +219,14 @@ impl UpDatagram {
     }
 }
 
+/// The gateway a datagram says it comes from, even if the rest of it cannot be read.
+pub fn claimed_gateway(datagram: &[u8]) -> Option<GatewayEui> {
+    let (_, identifier, rest) = header(datagram).ok()?;
+    let (eui, _) = rest.split_first_chunk::<8>()?;
+    matches!(identifier, PUSH_DATA | PULL_DATA | TX_ACK)
+        .then(|| GatewayEui(u64::from_be_bytes(*eui)))
+}
+
 impl DownDatagram {
     /// Reads a datagram a gateway received.
     ///

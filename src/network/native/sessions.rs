@@ -88,7 +88,8 @@ impl Devices {
                 region: profile.region,
                 always_class_c: profile.always_class_c,
                 f_cnt_reset_allowed: profile.after_reboot.f_cnt_reset
-                    == FCntReset::AllowAfterReboot,
+                    == FCntReset::AllowAfterReboot
+                    && device.status.reboot_expected,
             });
             let mut links: Vec<_> = device.status.links.iter().collect();
             links.sort_by(|(_, a), (_, b)| {
@@ -167,10 +168,21 @@ impl Devices {
             .take()
             .filter(|known| known.app_key == join.app_key)
         {
-            let given = (join.next_join_nonce, join.dev_nonces.len());
+            let given = (
+                join.next_join_nonce,
+                join.dev_nonces.len(),
+                join.last_dev_nonce,
+            );
             join.next_join_nonce = join.next_join_nonce.max(known.next_join_nonce);
             join.dev_nonces.extend(known.dev_nonces);
-            if given != (join.next_join_nonce, join.dev_nonces.len()) {
+            join.last_dev_nonce = known.last_dev_nonce.or(join.last_dev_nonce);
+            if given
+                != (
+                    join.next_join_nonce,
+                    join.dev_nonces.len(),
+                    join.last_dev_nonce,
+                )
+            {
                 self.changed_joins.insert(dev_eui);
             }
         }

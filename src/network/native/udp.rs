@@ -8,17 +8,17 @@ use std::time::Duration;
 
 use tokio::net::{ToSocketAddrs, UdpSocket};
 
-use super::semtech::{DownDatagram, MAX_DATAGRAM, Received, TxPacket, UpDatagram};
+use super::semtech::{DownDatagram, MAX_DATAGRAM, Received, TxPacket, UpDatagram, claimed_gateway};
 use super::{GatewayCommand, GatewayMessage, ReceivedFrame, TransmissionId};
 use crate::lorawan::identifiers::GatewayEui;
-use crate::network::Transport;
+use crate::network::{Transport, TransportCounters};
 use crate::record::Refusal;
 use crate::time::Timestamp;
 
 /// Most datagrams taken in at once.
 const MAX_BATCH: usize = 256;
-/// Most unknown gateways whose name is remembered, so that each is logged once.
-const MAX_UNKNOWN: usize = 1024;
+/// Most unknown gateways that are logged, each once. Who makes names up does not fill the log.
+const MAX_UNKNOWN: usize = 32;
 /// Pause after an error of the socket, which would otherwise repeat at once.
 const ERROR_PAUSE: Duration = Duration::from_millis(100);
 
@@ -115,10 +115,13 @@ impl<C: Fn() -> Timestamp> UdpGateways<C> {
         for _ in 0..MAX_BATCH {
             match self.socket.try_recv_from(&mut self.buffer) {
                 Ok((length, from)) => {
-                    let datagram = self.buffer.get(..length).map(UpDatagram::decode);
-                    match datagram {
-                        Some(Ok(datagram)) => self.take(datagram, from),
-                        _ => self.counters.malformed += 1,
+                    let bytes = self.buffer.get(..length).unwrap_or_default();
+                    match UpDatagram::decode(bytes) {
+                        Ok(datagram) => self.take(datagram, from),
+                        Err(_) => {
+                            let claimed = claimed_gateway(bytes);
+                            self.take_malformed(claimed);
+                        }
                     }
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
@@ -132,6 +135,14 @@ impl<C: Fn() -> Timestamp> UdpGateways<C> {
         true
     }
 
+    fn take_malformed(&mut self, claimed: Option<GatewayEui>) {
+        self.counters.malformed += 1;
+        if let Some(gateway) = claimed.filter(|gateway| self.allowed.contains(gateway)) {
+            let at = (self.clock)();
+            self.ready.push(GatewayMessage::Malformed { gateway, at });
+        }
+    }
+
     fn take(&mut self, datagram: UpDatagram, from: SocketAddr) {
         let at = (self.clock)();
         let (UpDatagram::PushData { gateway, .. }
@@ -141,6 +152,9 @@ impl<C: Fn() -> Timestamp> UdpGateways<C> {
             self.counters.not_allow_listed += 1;
             if self.unknown.len() < MAX_UNKNOWN && self.unknown.insert(gateway) {
                 tracing::warn!(%gateway, %from, "unknown gateway");
+                if self.unknown.len() == MAX_UNKNOWN {
+                    tracing::warn!("many unknown gateways, further ones are only counted");
+                }
             }
             return;
         }
@@ -246,6 +260,14 @@ impl<C: Fn() -> Timestamp> Transport for UdpGateways<C> {
 
     fn allow(&mut self, gateways: BTreeSet<GatewayEui>) {
         self.set_allowed(gateways);
+    }
+
+    fn counts(&self) -> TransportCounters {
+        TransportCounters {
+            refused: self.counters.not_allow_listed,
+            malformed: self.counters.malformed + self.counters.bad_entries,
+            without_crc: self.counters.without_crc,
+        }
     }
 
     async fn transmit(&mut self, outbound: Vec<GatewayCommand>) {

@@ -49,26 +49,31 @@ impl Native {
     /// Takes in what a gateway said.
     pub(super) fn take_message(&mut self, message: GatewayMessage) {
         let (eui, at) = match &message {
-            GatewayMessage::Alive { gateway, at } | GatewayMessage::TxAck { gateway, at, .. } => {
-                (*gateway, *at)
-            }
+            GatewayMessage::Alive { gateway, at }
+            | GatewayMessage::Malformed { gateway, at }
+            | GatewayMessage::TxAck { gateway, at, .. } => (*gateway, *at),
             GatewayMessage::Received(frame) => (frame.gateway, frame.at),
         };
         let Some(gateway) = self.air.gateways.get_mut(&eui) else {
             self.counters.not_allow_listed += 1;
             return;
         };
+        if matches!(message, GatewayMessage::Malformed { .. }) {
+            gateway.status_mut().counters.malformed += 1;
+            return;
+        }
         if gateway.heard(at) {
             self.events.push(NetworkEvent::GatewaySeen(eui));
         }
         match message {
-            GatewayMessage::Alive { .. } => {}
+            GatewayMessage::Alive { .. } | GatewayMessage::Malformed { .. } => {}
             GatewayMessage::TxAck { id, result, .. } => {
                 if !self.air.tx_ack(eui, id, result) {
                     self.counters.stray_tx_acks += 1;
                 }
             }
             GatewayMessage::Received(frame) => {
+                self.counters.received += 1;
                 gateway.status_mut().counters.received += 1;
                 gateway.clock.observe(frame.counter_us, at);
                 let received_at = gateway.clock.time_of(frame.counter_us, at);
@@ -104,6 +109,7 @@ impl Native {
     fn take_copy(&mut self, copy: Copy) {
         match self.deduplication.take(copy) {
             Taken::Waiting => {}
+            Taken::Joined => self.counters.copies += 1,
             Taken::Late => self.counters.late_copies += 1,
             Taken::Overflow => self.counters.overflow += 1,
         }
@@ -114,6 +120,11 @@ impl Native {
             Match::Fresh { dev_eui, f_cnt } => self.accept(dev_eui, f_cnt, frame, heard),
             Match::Restarted { dev_eui, f_cnt } => {
                 self.counters.f_cnt_restarts += 1;
+                // Once: the next restart needs another reboot.
+                if let Some(device) = self.devices.get_mut(dev_eui) {
+                    device.link.f_cnt_reset_allowed = false;
+                }
+                self.events.push(NetworkEvent::CounterRestarted(dev_eui));
                 self.accept(dev_eui, f_cnt, frame, heard);
             }
             Match::Repeated { dev_eui, f_cnt } => {
