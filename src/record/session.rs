@@ -54,7 +54,7 @@ pub struct DistributionSession {
     pub round: u16,
     /// Roll calls made in vain since the last fragment.
     pub roll_calls: u8,
-    /// The last [`MAX_ROUNDS`] polls and what they showed, oldest first.
+    /// The last 100 polls and what they showed, oldest first.
     #[serde(default)]
     pub rounds: Vec<StatusRound>,
     /// Air time by gateway, of frames that were on air or may have been, microseconds.
