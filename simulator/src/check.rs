@@ -39,6 +39,8 @@ pub struct CheckOptions {
     pub basics_modem: bool,
     /// Bytes of firmware in the image.
     pub image_bytes: usize,
+    /// Each device is in reach of one gateway only; of all if not.
+    pub spread: bool,
     /// From the start of the task to its window, however few are ready by then; the planner's choice if `None`.
     pub window_after: Option<Duration>,
     /// What strikes once the task has begun.
@@ -115,6 +117,7 @@ impl CheckOptions {
             window_after: random
                 .chance(0.3)
                 .then(|| Duration::from_secs(30 + random.below(120))),
+            spread: random.chance(0.3),
             faults,
         }
     }
@@ -253,11 +256,20 @@ fn lab(options: &CheckOptions, fleet: &Fleet, start: Timestamp) -> Lab {
         downlink_loss: options.fleet.loss,
         collisions: true,
     };
-    Lab::new(
+    let mut lab = Lab::new(
         devices.collect(),
         gateways.collect(),
         Channel::new(channel, seed),
-    )
+    );
+    if options.spread {
+        for (at, device) in fleet.devices.iter().enumerate() {
+            let own = at % fleet.gateways.len().max(1);
+            for (_, gateway) in (0..).zip(&fleet.gateways).filter(|(at, _)| *at != own) {
+                lab.channel_mut().set_link(*gateway, device.dev_eui, None);
+            }
+        }
+    }
+    lab
 }
 
 fn enter(world: &mut World, options: &CheckOptions, fleet: &Fleet, start: Timestamp) {

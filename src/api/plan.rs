@@ -187,16 +187,7 @@ fn show_figures(shown: &mut v1::Plan, plan: &task::Plan, fleet: &[FleetDevice]) 
             .unwrap_or(sizing::UNKNOWN_LOSS_PERMILLE);
         shown.sessions.push(show_session(session, loss));
         shown.device_count += u32::try_from(session.devices.len()).unwrap_or(u32::MAX);
-        if session.gateways.is_empty() {
-            shown.problems.push(v1::PlanProblem {
-                field: String::new(),
-                reason: v1::PlanProblemReason::NoGateway.into(),
-                message:
-                    "no gateway has heard a device of a session yet; air time is reckoned for one"
-                        .to_owned(),
-                blocking: false,
-            });
-        }
+        shown.problems.extend(warnings(session, plan.prepare_at));
     }
     shown.sessions.sort_by_key(|session| {
         session
@@ -216,6 +207,43 @@ fn show_figures(shown: &mut v1::Plan, plan: &task::Plan, fleet: &[FleetDevice]) 
         .collect();
     shown.expected_start_time = Some(show_moment(plan.prepare_at));
     shown.expected_end_time = Some(show_moment(plan.finish_at));
+}
+
+/// What does not keep a session from starting, but should be known.
+fn warnings(
+    session: &PlannedSession,
+    prepare_at: Timestamp,
+) -> impl Iterator<Item = v1::PlanProblem> {
+    let no_gateway = session.gateways.is_empty().then(|| {
+        let message =
+            "no gateway has heard a device of a session yet; air time is reckoned for one";
+        ("", v1::PlanProblemReason::NoGateway, message.to_owned())
+    });
+    let early = session.opens_early(prepare_at).then(|| {
+        let seconds = session.setup.as_secs();
+        let message = format!("setting up all devices takes about {seconds} s; some will be late");
+        (
+            "window_start",
+            v1::PlanProblemReason::SetupTooShort,
+            message,
+        )
+    });
+    let weak = session.has_weak_size().then(|| {
+        let message = format!(
+            "{} fragments decode badly; another size avoids it",
+            session.block.nb_frag
+        );
+        ("frag_size", v1::PlanProblemReason::WeakBlockSize, message)
+    });
+    [no_gateway, early, weak]
+        .into_iter()
+        .flatten()
+        .map(|(field, reason, message)| v1::PlanProblem {
+            field: field.to_owned(),
+            reason: reason.into(),
+            message,
+            blocking: false,
+        })
 }
 
 fn show_session(session: &PlannedSession, loss_permille: u16) -> v1::PlannedSession {

@@ -158,7 +158,7 @@ impl Campaign {
         number: usize,
         around: &Surroundings<'_>,
     ) {
-        self.let_in(now, number);
+        self.let_in(now, number, around);
         self.see_to_too_late(now, number, around);
         // Each turn changes the phase or stops; a session passes few phases at one moment.
         for _ in 0..8 {

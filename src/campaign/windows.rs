@@ -120,7 +120,7 @@ impl Campaign {
         around: &Surroundings<'_>,
     ) {
         let absent = self.members(number).map(|d| d.dev_eui);
-        let absent: Vec<DevEui> = absent.filter(|d| !ready.contains(d)).collect();
+        let absent: Vec<DevEui> = absent.filter(|d| ready.binary_search(d).is_err()).collect();
         let (mut late, mut silent) = (Vec::new(), Vec::new());
         for dev_eui in absent {
             let known = around.fleet.get(dev_eui);
@@ -163,7 +163,7 @@ impl Campaign {
     }
 
     /// Late devices whose windows are open by now take part from here on, if enough is still to come for them.
-    pub(super) fn let_in(&mut self, now: Timestamp, number: usize) {
+    pub(super) fn let_in(&mut self, now: Timestamp, number: usize, around: &Surroundings<'_>) {
         let Some(session) = self.sessions.get_mut(number).filter(|s| s.is_running()) else {
             return;
         };
@@ -177,15 +177,37 @@ impl Campaign {
             .into_iter()
             .partition(|dev_eui| opens(dev_eui).is_none_or(|at| at <= now));
         session.coming = coming;
-        for dev_eui in open {
-            let Some(record) = self.devices.get_mut(&dev_eui) else {
+        for dev_eui in &open {
+            let Some(record) = self.devices.get_mut(dev_eui) else {
                 continue;
             };
             if record.state == DeviceState::Ready {
                 record.setup.missed_before = missed;
                 let evidence = format!("takes part from fragment {} on", missed + 1);
-                self.conclude(now, dev_eui, DeviceState::Receiving, None, evidence);
+                self.conclude(now, *dev_eui, DeviceState::Receiving, None, evidence);
             }
+        }
+        self.cover(number, &open, around);
+    }
+
+    /// Adds gateways to a running session for devices that none of its gateways hears.
+    fn cover(&mut self, number: usize, devices: &BTreeSet<DevEui>, around: &Surroundings<'_>) {
+        let Some(session) = self.sessions.get_mut(number) else {
+            return;
+        };
+        let chosen = &session.record.gateways;
+        let known = devices.iter().filter_map(|d| around.fleet.get(*d));
+        let out_of_reach = known.filter(|d| {
+            !d.status
+                .links
+                .keys()
+                .any(|gateway| chosen.contains(gateway))
+        });
+        let more = plan::covering_gateways(out_of_reach, around.gateways);
+        if !more.is_empty() {
+            session.record.gateways.extend(more);
+            self.changed.sessions.insert(session.record.id.number);
+            self.request_group(number);
         }
     }
 

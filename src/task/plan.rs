@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use crate::erasure::BlockSize;
 use crate::lorawan::frame::Direction;
 use crate::lorawan::identifiers::{DevEui, GatewayEui};
 use crate::lorawan::region::Region;
@@ -197,6 +198,19 @@ pub fn plan(request: &PlanRequest<'_>) -> Result<Plan, PlanError> {
         finish_at,
         deadline,
     })
+}
+
+impl PlannedSession {
+    /// Not every device can be expected to be set up when the window opens, if set-up begins at `prepare_at`.
+    pub fn opens_early(&self, prepare_at: Timestamp) -> bool {
+        self.window.start < prepare_at + self.setup
+    }
+
+    /// Its number of fragments is one the code hardly works for. The planner avoids these; a size that was asked for
+    /// is kept.
+    pub fn has_weak_size(&self) -> bool {
+        BlockSize::of(self.block.nb_frag) == BlockSize::Weak
+    }
 }
 
 /// The gateways that together hear all `devices`, as few as a greedy choice finds; ties go to the stronger signal.

@@ -400,6 +400,31 @@ async fn a_plan_says_what_a_task_will_cost_or_why_it_cannot_work() {
     );
     assert_eq!(late.problems[0].field, "deadline");
 
+    // 192 fragments of 26 bytes: 64 divides 192, which is no power of two.
+    let metadata = v1::ImageMetadata {
+        target_version: Some(2),
+        ..Default::default()
+    };
+    let image = server.upload(metadata, &[7; 192 * 26]).await.unwrap();
+    let hurried = v1::FuotaTask {
+        images: vec![image.name],
+        window_start: moment(20),
+        frag_size: 26,
+        ..task.clone()
+    };
+    create(&server, "hurried", &hurried, names([1]))
+        .await
+        .unwrap();
+    let hurried = plan("tasks/hurried").await.unwrap();
+    assert!(hurried.startable, "{:?}", hurried.problems);
+    let found: Vec<_> = hurried.problems.iter().map(|p| p.reason()).collect();
+    for reason in [
+        v1::PlanProblemReason::SetupTooShort,
+        v1::PlanProblemReason::WeakBlockSize,
+    ] {
+        assert!(found.contains(&reason), "{found:?}");
+    }
+
     start(&server, "tasks/a", "").await.unwrap();
     assert_eq!(
         reason(plan("tasks/a").await, Code::FailedPrecondition),

@@ -64,6 +64,7 @@ fn hurried(seed: u64, window_after: Duration) -> CheckOptions {
         },
         basics_modem: false,
         image_bytes: 20_000,
+        spread: false,
         window_after: Some(window_after),
         faults: Faults::default(),
     }
@@ -81,6 +82,22 @@ fn late_devices_take_part_from_where_they_come_in() {
         // One session: a second one would send all 85 once more.
         assert_eq!(outcome.task.counters.uncoded_frames, 85);
     }
+}
+
+#[test]
+fn a_late_device_that_only_another_gateway_reaches_is_reached() {
+    let mut options = hurried(3, Duration::from_secs(15));
+    options.spread = true;
+    options.fleet.devices = 3;
+    let outcome = run(&options);
+    assert!(outcome.devices.iter().any(|d| d.setup.missed_before > 0));
+    assert!(outcome.violations.is_empty(), "{:#?}", outcome.violations);
+    assert!(
+        outcome
+            .devices
+            .iter()
+            .all(|d| d.state == DeviceState::Running)
+    );
 }
 
 #[test]
