@@ -1,10 +1,10 @@
 //! The Reed-Solomon code beside TS004's: frames a device needs, and what coding and decoding cost.
 //!
 //! `cargo bench --bench reed_solomon`. A receiver loses each frame with a fixed probability and is sent all uncoded
-//! fragments and then coded ones until it is complete: TS004 version 2 with the rows [`chosen_rows`] picks, and blocks of
-//! at most 128 data shards in turn. "min" is what a code that needs no more than `NbFrag` receptions would send. Times are
-//! the best of several runs on one thread. "ns" is one coded fragment, matrices known; "ms" is all that a device does
-//! with what it receives until it has the block, the code's matrices known, too.
+//! fragments and then coded ones until it is complete: TS004 version 2 with the rows [`chosen_rows`] picks, and blocks
+//! of at most 128 data shards in turn. "min" is what a code that needs no more than `NbFrag` receptions would send.
+//! Times are the best of several runs on one thread. "ns" is one coded fragment, matrices known; "ms" is all that a
+//! device does with what it receives until it has the block, the matrices known, too.
 #![expect(clippy::disallowed_methods, reason = "a benchmark reads the clock")]
 #![expect(clippy::print_stdout, reason = "the table is the result")]
 

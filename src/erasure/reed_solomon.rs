@@ -17,11 +17,12 @@
 //! - Any `k` different shards of a block give its data. The session is complete when every block is.
 //! - Fragments may come in any order, uncoded ones after coded ones too.
 //!
-//! `NbFragReceived` and `MissingFrag` keep their meaning of TS004. Both say less than they do there: a device that holds
-//! `NbFrag` fragments may have too many of one block and too few of another. They bound from below what it needs, and
-//! the sender has to go on in turn until the device says that nothing is missing.
+//! `NbFragReceived` and `MissingFrag` keep their meaning of TS004. Both say less than they do there: a device that
+//! holds `NbFrag` fragments may have too many of one block and too few of another. They bound from below what it needs,
+//! and the sender has to go on in turn until the device says that nothing is missing.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::Arc;
 
 use reed_solomon_erasure::galois_8::{self, ReedSolomon};
@@ -64,9 +65,10 @@ impl Code {
         }
         let blocks = nb_frag.div_ceil(MAX_DATA_SHARDS);
         let mut matrices = BTreeMap::new();
+        // The smallest and the largest block; often they are alike.
         for data in [nb_frag / blocks, nb_frag.div_ceil(blocks)] {
-            if !matrices.contains_key(&data) {
-                matrices.insert(data, BlockMatrix::new(data).ok_or(outside)?);
+            if let Entry::Vacant(entry) = matrices.entry(data) {
+                entry.insert(BlockMatrix::new(data).ok_or(outside)?);
             }
         }
         Ok(Self {
