@@ -1,9 +1,9 @@
 //! What the choice of block size and of coded rows is worth: simulated receivers on the real rows of TS004.
 //!
-//! `cargo bench --bench weak_sizes`. A receiver hears each fragment with a fixed probability and counts ranks. First: how
-//! many cannot put their block together at block sizes whose matrix has columns that hardly differ, and at what
-//! [`sizing::layout`] makes of the same image. Second: receptions beyond the number of fragments lost, with coded rows in
-//! the order they are numbered and in the order [`chosen_rows`] picks. Nothing is timed.
+//! `cargo bench --bench weak_sizes`. A receiver hears each fragment with a fixed probability and counts ranks. First:
+//! how many cannot put their block together at block sizes whose matrix has columns that hardly differ, and at what
+//! [`sizing::layout`] makes of the same image. Second: receptions beyond the number of fragments lost, with coded
+//! rows in the order they are numbered and in the order [`chosen_rows`] picks. Nothing is timed.
 #![expect(clippy::print_stdout, reason = "the table is the result")]
 
 use std::sync::Arc;
