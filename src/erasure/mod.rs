@@ -1,4 +1,5 @@
-//! Forward error correction of TS004 (`FragAlgo` 0): parity matrix, encoder, decoders.
+//! Forward error correction: the code of TS004 (`FragAlgo` 0) with its parity matrix, encoder and decoders, and
+//! [`reed_solomon`], a code of our own beside it.
 //!
 //! Knows neither frames nor sessions: bytes and counters in, bytes and counters out. The two versions of the package
 //! differ in one test of the row generator, and mixing them corrupts the image silently, so every type here carries
@@ -10,6 +11,7 @@ mod elimination;
 mod encoder;
 mod fragments;
 mod matrix;
+pub mod reed_solomon;
 
 pub use choice::{BlockSize, chosen_rows, is_weak_nb_frag};
 pub use decoder::{Decoder, Incomplete, RankDecoder};

@@ -103,7 +103,7 @@ async fn with_tls_and_token_only_those_who_hold_both_get_in() {
     let (_server, port) = started(secrets.serve("0.0.0.0:0", true, true)).await;
     let ca = Some(secrets.certificate.as_str());
     let (https, http) = (
-        || format!("https://localhost:{port}"),
+        || format!("https://127.0.0.1:{port}"),
         || format!("http://127.0.0.1:{port}"),
     );
 
@@ -127,7 +127,7 @@ async fn with_tls_and_token_only_those_who_hold_both_get_in() {
 async fn the_client_program_gets_in_with_both() {
     let secrets = Secrets::new();
     let (_server, port) = started(secrets.serve("127.0.0.1:0", true, true)).await;
-    let (address, ca) = (format!("localhost:{port}"), secrets.path("cert.pem"));
+    let (address, ca) = (format!("127.0.0.1:{port}"), secrets.path("cert.pem"));
     let run = async |ca: Option<&Path>, token: &str| {
         let mut args = vec!["network"];
         args.extend(ca.iter().flat_map(|ca| ["--ca", ca.to_str().unwrap()]));

@@ -7,6 +7,8 @@
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Command, Stdio};
 
+use rustix::process::{Pid, Signal, kill_process};
+
 /// States at whose first sight the server dies.
 const DEADLY: [&str; 3] = ["PREPARING", "DISTRIBUTING", "COMPLETING"];
 
@@ -32,9 +34,10 @@ fn killing_the_server_three_times_changes_nothing() {
             .position(|state| line.ends_with(&format!("task {state}")))
         {
             deadly.remove(state);
-            let killed = Command::new("kill").args(["-9", &pid]).status().unwrap();
+            let process = Pid::from_raw(pid.parse().unwrap()).unwrap();
+            let killed = kill_process(process, Signal::KILL);
             assert!(
-                killed.success(),
+                killed.is_ok(),
                 "process {pid} was not there to be killed\n{told}"
             );
         }
