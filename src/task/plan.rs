@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use crate::erasure::BlockSize;
+use crate::erasure::{BlockLayout, BlockSize};
 use crate::lorawan::frame::Direction;
 use crate::lorawan::identifiers::{DevEui, GatewayEui};
 use crate::lorawan::region::Region;
@@ -394,7 +394,14 @@ fn session(
 ) -> Result<Option<PlannedSession>, PlanError> {
     let task = request.task;
     let length = usize::try_from(request.image.size_bytes).unwrap_or(usize::MAX);
-    let layout = sizing::layout(length, key.frag_size).map_err(|error| PlanError::Field {
+    // A size that was asked for is kept, good or bad; the forecast says if it is bad.
+    let asked = request.task.options.frag_size == Some(key.frag_size);
+    let layout = if asked {
+        BlockLayout::new(length, key.frag_size)
+    } else {
+        sizing::layout(length, key.frag_size)
+    };
+    let layout = layout.map_err(|error| PlanError::Field {
         field: "frag_size",
         message: error.to_string(),
     })?;
