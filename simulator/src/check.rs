@@ -232,7 +232,9 @@ fn check_device(
     });
 }
 
-fn breaches(lab: &Lab) -> Vec<(lorawan_fuota::lorawan::identifiers::GatewayEui, String)> {
+pub(crate) fn breaches(
+    lab: &Lab,
+) -> Vec<(lorawan_fuota::lorawan::identifiers::GatewayEui, String)> {
     let broke = lab.gateways().iter().filter(|g| !g.breaches().is_empty());
     broke
         .map(|g| (g.eui(), format!("{:?}", g.breaches())))
@@ -272,7 +274,7 @@ fn lab(options: &CheckOptions, fleet: &Fleet, start: Timestamp) -> Lab {
     lab
 }
 
-fn enter(world: &mut World, options: &CheckOptions, fleet: &Fleet, start: Timestamp) {
+pub(crate) fn enter(world: &mut World, options: &CheckOptions, fleet: &Fleet, start: Timestamp) {
     let mut commands = vec![Command::PutDeviceProfile(profile(options))];
     commands.extend(fleet.gateways.iter().map(|eui| {
         Command::PutGateway(GatewaySettings {
@@ -382,7 +384,7 @@ fn new_device(device: &DeviceConfig, start: Timestamp) -> NewDevice {
     }
 }
 
-fn image(options: &CheckOptions, fleet: &Fleet, start: Timestamp) -> (Image, Arc<[u8]>) {
+pub(crate) fn image(options: &CheckOptions, fleet: &Fleet, start: Timestamp) -> (Image, Arc<[u8]>) {
     let mut random = Random::of(options.fleet.seed, 0x1aa6e);
     let body: Vec<u8> = (0..options.image_bytes)
         .map(|_| random.next_u64().to_le_bytes()[0])
@@ -404,7 +406,7 @@ fn image(options: &CheckOptions, fleet: &Fleet, start: Timestamp) -> (Image, Arc
     (image, data.into())
 }
 
-fn task(options: &CheckOptions, image: &Image, start: Timestamp) -> Task {
+pub(crate) fn task(options: &CheckOptions, image: &Image, start: Timestamp) -> Task {
     Task {
         tenant: TenantId::default(),
         id: TaskId(TASK.to_owned()),
@@ -436,5 +438,8 @@ fn task(options: &CheckOptions, image: &Image, start: Timestamp) -> Task {
         tags: BTreeMap::new(),
         updated_at: start,
         expected_end: None,
+        retry_of: None,
+        held: None,
+        resumed_at: None,
     }
 }

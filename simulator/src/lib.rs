@@ -18,6 +18,7 @@ pub mod lab_command;
 pub mod operator;
 pub mod random;
 pub mod realtime;
+pub mod redundancy;
 pub mod rule_watch;
 pub mod semtech;
 pub mod server;

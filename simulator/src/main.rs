@@ -2,10 +2,12 @@
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
 use fuota_simulator::check::{self, CheckOptions};
 use fuota_simulator::demo::{self, DemoArgs};
 use fuota_simulator::lab_command::{self, LabArgs};
+use fuota_simulator::redundancy::{self, Size};
+use lorawan_fuota::lorawan::PackageVersion;
 
 /// Simulated LoRaWAN gateways and end-devices for firmware updates over the air.
 #[derive(Debug, Parser)]
@@ -30,12 +32,31 @@ enum Command {
         #[arg(long, default_value_t = 0)]
         from: u64,
     },
+    /// Measure what a distribution costs beside the least it could cost; prints a table.
+    Redundancy(RedundancyArgs),
+}
+
+#[derive(Debug, Args)]
+struct RedundancyArgs {
+    /// Runs per row.
+    #[arg(long, default_value_t = 20)]
+    seeds: u64,
+    /// Uncoded fragments.
+    #[arg(long, default_value_t = 500)]
+    nb_frag: u32,
+    /// Devices.
+    #[arg(long, default_value_t = 1000)]
+    devices: u32,
+    /// Version of the devices' packages, 1 or 2.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=2))]
+    packages: u8,
 }
 
 fn main() -> ExitCode {
     match Simulator::parse().command {
         Command::Demo(args) => demo::run(&args),
         Command::Lab(args) => run_lab(&args),
+        Command::Redundancy(args) => measure_redundancy(&args),
         Command::Check { seeds, from } => check_worlds(from..from.saturating_add(seeds)),
     }
 }
@@ -48,6 +69,34 @@ fn run_lab(args: &LabArgs) -> ExitCode {
             eprintln!("lab: {error:#}");
             ExitCode::FAILURE
         }
+    }
+}
+
+#[expect(clippy::print_stdout, reason = "the result of the command")]
+fn measure_redundancy(args: &RedundancyArgs) -> ExitCode {
+    let size = Size {
+        nb_frag: args.nb_frag,
+        devices: args.devices,
+        packages: if args.packages == 2 {
+            PackageVersion::V2
+        } else {
+            PackageVersion::V1
+        },
+    };
+    print!("{}", redundancy::head());
+    let mut sound = true;
+    for row in &redundancy::ROWS {
+        let runs = redundancy::measure_many(row, size, 1..args.seeds.saturating_add(1));
+        print!("{}", redundancy::lines(row, size, &runs));
+        for violation in runs.iter().flat_map(|run| &run.violations) {
+            println!("broken: {violation}");
+            sound = false;
+        }
+    }
+    if sound {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
     }
 }
 

@@ -128,6 +128,8 @@ struct Seen {
     groups: BTreeMap<DevAddr, SessionId>,
     windows: BTreeMap<SessionId, Vec<(Timestamp, Timestamp)>>,
     counters: CounterWatch,
+    /// When each frame of a group was on air to its end.
+    group_frames: BTreeMap<SessionId, Vec<Timestamp>>,
     commits: u64,
     violations: Vec<Violation>,
 }
@@ -199,6 +201,22 @@ impl World {
             .filter(|((task, _), _)| task == id)
             .map(|(_, d)| d.clone())
             .collect()
+    }
+
+    /// When each frame of a task's groups ended on air, in order: fragments and polls, each transmission.
+    pub fn group_frames(&self, id: &TaskId) -> Vec<Timestamp> {
+        let seen = self.shared.seen.borrow();
+        let of_task = seen.group_frames.iter().filter(|(s, _)| s.task == *id);
+        let mut frames: Vec<Timestamp> = of_task.flat_map(|(_, f)| f.iter().copied()).collect();
+        frames.sort_unstable();
+        frames
+    }
+
+    /// The sessions of a task as they were committed last.
+    pub fn sessions(&self, id: &TaskId) -> Vec<DistributionSession> {
+        let seen = self.shared.seen.borrow();
+        let of_task = seen.sessions.iter().filter(|(s, _)| s.task == *id);
+        of_task.map(|(_, session)| session.clone()).collect()
     }
 
     /// The gateways and devices.
@@ -420,8 +438,10 @@ impl Shared {
             if let Some((dev_addr, f_cnt)) = seen.counters.see(&sent.phy_payload) {
                 problems.push(format!("counter {f_cnt} of {dev_addr} used twice"));
             }
-            if let Some(session) = seen.groups.get(&frame.dev_addr) {
-                let inside = seen.windows.get(session).is_some_and(|windows| {
+            if let Some(session) = seen.groups.get(&frame.dev_addr).cloned() {
+                let frames = seen.group_frames.entry(session.clone()).or_default();
+                frames.push(sent.end);
+                let inside = seen.windows.get(&session).is_some_and(|windows| {
                     windows.iter().any(|(from, to)| {
                         sent.start + WINDOW_TOLERANCE >= *from && sent.end <= *to + WINDOW_TOLERANCE
                     })
