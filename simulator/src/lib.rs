@@ -8,6 +8,7 @@
 pub mod bound;
 pub mod channel;
 pub mod check;
+pub mod checkers;
 pub mod counter_watch;
 pub mod demo;
 pub mod device;
@@ -19,6 +20,7 @@ pub mod operator;
 pub mod random;
 pub mod realtime;
 pub mod rule_watch;
+pub mod scene;
 pub mod semtech;
 pub mod server;
 pub mod udp;

@@ -62,7 +62,7 @@ fn check_worlds(seeds: std::ops::Range<u64>) -> ExitCode {
         failed += 1;
         println!("seed {seed} fails; again with: fuota-sim check --from {seed} --seeds 1");
         for violation in outcome.violations {
-            println!("  {}  {}", violation.at, violation.what);
+            println!("  {violation}");
         }
     }
     println!("{} worlds, {failed} failed", all.end - all.start);

@@ -67,6 +67,7 @@ fn hurried(seed: u64, window_after: Duration) -> CheckOptions {
         spread: false,
         window_after: Some(window_after),
         faults: Faults::default(),
+        air_share_permille: 1000,
     }
 }
 
