@@ -16,6 +16,7 @@ pub mod fleet;
 pub mod gateway;
 pub mod lab;
 pub mod lab_command;
+pub mod minimise;
 pub mod operator;
 pub mod random;
 pub mod realtime;
