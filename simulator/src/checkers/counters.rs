@@ -44,11 +44,24 @@ pub struct Counters {
     fragments: Vec<FragmentOnAir>,
     /// Highest uncoded fragment on air.
     uncoded: BTreeMap<SessionId, u16>,
+    /// The last frame in words.
+    last: String,
+    /// The server cannot know when gateways send what they were given.
+    out_of_order: bool,
 }
 
 impl Counters {
     pub(super) fn fragments(&self) -> &[FragmentOnAir] {
         &self.fragments
+    }
+
+    pub(super) fn tolerate_order(&mut self) {
+        self.out_of_order = true;
+    }
+
+    /// The last frame in words.
+    pub(super) fn last(&self) -> String {
+        self.last.clone()
     }
 
     pub(super) fn commit(&mut self, changes: &[Change]) {
@@ -74,8 +87,10 @@ impl Counters {
         records: &Records,
     ) -> Vec<Broken> {
         let Ok(Frame::Data(frame)) = Frame::parse(&sent.phy_payload) else {
+            self.last = "a join-accept".to_owned();
             return Vec::new();
         };
+        self.last = format!("counter {} of {}", frame.f_cnt, frame.dev_addr);
         if frame.direction != Direction::Downlink {
             return Vec::new();
         }
@@ -97,10 +112,9 @@ impl Counters {
                 "counter {f_cnt} of {address} on air, but only those below {next} are committed"
             ));
         }
-        // The same frame from another gateway may come later.
         let highest = self.highest.entry(address).or_insert(f_cnt);
         let known = self.watch.times(address, f_cnt) > 1;
-        if f_cnt < *highest && !known {
+        if f_cnt < *highest && !known && !self.out_of_order {
             broken.push(format!(
                 "counter {f_cnt} of {address} on air for the first time after {highest}"
             ));
@@ -139,13 +153,16 @@ impl Counters {
                 broken.push(format!("fragment {n} on air, {released} are committed"));
             }
             let highest = self.uncoded.entry(session.id.clone()).or_insert(n);
-            if n < *highest {
+            // The same frame from another gateway may come later.
+            let first = self.watch.times(frame.dev_addr, frame.f_cnt) == 1;
+            if n < *highest && first && !self.out_of_order {
                 broken.push(format!("fragment {n} on air after {highest}"));
             }
             *highest = n.max(*highest);
         } else if session.coded_sent == 0 {
             broken.push(format!("coded fragment {n} on air, none is committed"));
         }
+        self.last.push_str(&format!(", fragment {n}"));
         self.fragments.push(FragmentOnAir {
             at,
             gateway,

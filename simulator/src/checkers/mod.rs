@@ -129,6 +129,11 @@ impl Checkers {
         let mut broken = self.counters.on_air(gateway, frame, &self.records);
         broken.extend(self.windows.on_air(frame));
         broken.extend(self.share.on_air(gateway, frame));
+        let counter = self.counters.last();
+        self.note(frame.start, None, || {
+            let air_ms = frame.end.since(frame.start).as_millis();
+            format!("gateway {gateway} sends {counter}, {air_ms} ms")
+        });
         self.break_all(frame.start, broken);
     }
 
@@ -140,6 +145,12 @@ impl Checkers {
     /// The server's clock may be off by this from now on.
     pub fn tolerate_clock(&mut self, off: std::time::Duration) {
         self.windows.tolerate(off);
+    }
+
+    /// Frames may leave in another order than they were given to gateways: the server was misled about the counter of
+    /// a gateway, by messages held up, a clock that was set or a counter that started anew.
+    pub fn tolerate_order(&mut self) {
+        self.counters.tolerate_order();
     }
 
     /// What gateways may use of their air, permille.

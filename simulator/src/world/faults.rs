@@ -145,6 +145,13 @@ impl Faults {
         }
     }
 
+    /// The server may take a gateway's counter for another than it is, and so send earlier or later than it thinks.
+    pub fn misleads_about_gateways(&self) -> bool {
+        self.held_up > 0.0
+            || !self.server_step.is_zero()
+            || self.outages.is_some_and(|outages| outages.power)
+    }
+
     /// Names of the parts that can be switched off.
     pub fn names() -> impl Iterator<Item = &'static str> {
         PARTS.iter().map(|(name, _)| *name)

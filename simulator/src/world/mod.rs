@@ -82,6 +82,9 @@ impl World {
         });
         let tolerated = faults.server_step * 2;
         shared.checkers.borrow_mut().tolerate_clock(tolerated);
+        if faults.misleads_about_gateways() {
+            shared.checkers.borrow_mut().tolerate_order();
+        }
         Self {
             shared,
             native: NativeConfig::default(),
