@@ -170,11 +170,20 @@ pub fn log(outcome: &Outcome) -> Vec<String> {
     let Some(first) = outcome.violations.first() else {
         return Vec::new();
     };
+    let about_frames = matches!(
+        first.checker,
+        Checker::Counters
+            | Checker::Fragments
+            | Checker::Windows
+            | Checker::AirShare
+            | Checker::DutyCycle
+    );
     let concerns = |device: Option<DevEui>| device.is_none() || device == first.device;
     let shown: Vec<&Event> = outcome
         .events
         .iter()
         .filter(|event| concerns(event.device) && event.at <= first.at)
+        .filter(|event| about_frames || !event.frame)
         .collect();
     let from = shown.len().saturating_sub(LOG_LINES);
     let mut lines: Vec<String> = shown[from..]

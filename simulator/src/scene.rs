@@ -114,6 +114,7 @@ impl Scene {
         let expected = Expected {
             target_version: NEW_VERSION.to_ts006(),
             out_of_reach: self.options.fleet.loss > OUT_OF_REACH,
+            budget_may_go: faults.outages.is_some(),
             clock_off: drift
                 + faults.server_step * 2
                 + if self.world.any_clock_stepped() {

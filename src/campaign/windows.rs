@@ -287,13 +287,7 @@ impl Campaign {
         if beyond || self.sessions.len() >= MAX_SESSIONS {
             for dev_eui in late {
                 let evidence = "not set up before its window, and no later one fits".to_owned();
-                self.conclude(
-                    now,
-                    dev_eui,
-                    DeviceState::Failed,
-                    Some(DeviceReason::WindowClosed),
-                    evidence,
-                );
+                self.end_without_window(now, dev_eui, evidence, around);
             }
             return;
         }
@@ -362,6 +356,22 @@ impl Campaign {
         next
     }
 
+    /// No window is left for a device: it is silent if it was not heard for long, and has failed otherwise.
+    pub(super) fn end_without_window(
+        &mut self,
+        now: Timestamp,
+        dev_eui: DevEui,
+        evidence: String,
+        around: &Surroundings<'_>,
+    ) {
+        let (state, reason) = if is_unheard(now, dev_eui, around) {
+            (DeviceState::Silent, DeviceReason::NoAnswer)
+        } else {
+            (DeviceState::Failed, DeviceReason::WindowClosed)
+        };
+        self.conclude(now, dev_eui, state, Some(reason), evidence);
+    }
+
     /// The window is over, or passed without anybody: another one is announced, and what devices hold is kept.
     pub(super) fn next_window(&mut self, now: Timestamp, number: usize, around: &Surroundings<'_>) {
         let members: Vec<DevEui> = self.members(number).map(|d| d.dev_eui).collect();
@@ -373,13 +383,7 @@ impl Campaign {
         if beyond || session.record.window.number >= MAX_WINDOWS {
             for dev_eui in members {
                 let evidence = "the window closed and no later one fits".to_owned();
-                self.conclude(
-                    now,
-                    dev_eui,
-                    DeviceState::Failed,
-                    Some(DeviceReason::WindowClosed),
-                    evidence,
-                );
+                self.end_without_window(now, dev_eui, evidence, around);
             }
             return self.close_session(number);
         }
@@ -447,4 +451,12 @@ impl Campaign {
             .filter(|d| d.state == DeviceState::Receiving)
             .map(|d| d.dev_eui)
     }
+}
+
+/// The device was heard once, and not for several of its intervals.
+fn is_unheard(now: Timestamp, dev_eui: DevEui, around: &Surroundings<'_>) -> bool {
+    around.fleet.get(dev_eui).is_some_and(|device| {
+        let seen = device.status.last_seen.unwrap_or_default();
+        now >= seen + silence(device)
+    })
 }

@@ -91,6 +91,8 @@ pub struct Event {
     pub at: Timestamp,
     /// To which device, if to one.
     pub device: Option<DevEui>,
+    /// It is about a frame on air, of which there are many.
+    pub frame: bool,
     /// What.
     pub what: String,
 }
@@ -118,7 +120,12 @@ impl Checkers {
         self.windows.commit(changes);
         let broken = self.records.commit(changes, lab, &mut |device, what| {
             if let Some(events) = &mut self.events {
-                events.push(Event { at, device, what });
+                events.push(Event {
+                    at,
+                    device,
+                    frame: false,
+                    what,
+                });
             }
         });
         self.break_all(at, broken);
@@ -128,12 +135,18 @@ impl Checkers {
     pub fn on_air(&mut self, gateway: GatewayEui, frame: &OnAir) {
         let mut broken = self.counters.on_air(gateway, frame, &self.records);
         broken.extend(self.windows.on_air(frame));
-        broken.extend(self.share.on_air(gateway, frame));
-        let counter = self.counters.last();
-        self.note(frame.start, None, || {
+        let multicast = self.windows.session(frame).is_some();
+        broken.extend(self.share.on_air(gateway, frame, multicast));
+        if let Some(events) = &mut self.events {
             let air_ms = frame.end.since(frame.start).as_millis();
-            format!("gateway {gateway} sends {counter}, {air_ms} ms")
-        });
+            let sent = self.counters.last();
+            events.push(Event {
+                at: frame.start,
+                device: None,
+                frame: true,
+                what: format!("gateway {gateway} sends {sent}, {air_ms} ms"),
+            });
+        }
         self.break_all(frame.start, broken);
     }
 
@@ -192,8 +205,12 @@ impl Checkers {
     /// Something happened.
     pub fn note(&mut self, at: Timestamp, device: Option<DevEui>, what: impl FnOnce() -> String) {
         if let Some(events) = &mut self.events {
-            let what = what();
-            events.push(Event { at, device, what });
+            events.push(Event {
+                at,
+                device,
+                frame: false,
+                what: what(),
+            });
         }
     }
 

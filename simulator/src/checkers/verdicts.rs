@@ -21,6 +21,8 @@ pub struct Expected {
     pub target_version: u32,
     /// So much is lost that a device may stay out of reach for a whole task; it has to end with its reason then.
     pub out_of_reach: bool,
+    /// Gateways fell silent: frames of unknown fate count as sent, and may spend what the operator allows.
+    pub budget_may_go: bool,
     /// Devices that vanished.
     pub vanished: BTreeSet<DevEui>,
     /// How far the clock of a device may be off that the server has set.
@@ -82,6 +84,7 @@ fn updated(device: &TaskDevice, expected: &Expected) -> Option<Broken> {
     let vanished = expected.vanished.contains(&device.dev_eui);
     let fits = state == DeviceState::Running
         || (expected.out_of_reach && reason.is_some())
+        || (expected.budget_may_go && reason == Some(DeviceReason::BudgetSpent))
         || (vanished && (state, reason) == (DeviceState::Silent, Some(DeviceReason::NoAnswer)));
     (!fits).then(|| {
         let what = format!("ended {state:?} ({reason:?}): {}", device.evidence);

@@ -47,15 +47,19 @@ impl Windows {
         }
     }
 
-    /// The checker of [`Checker::Windows`].
-    pub(super) fn on_air(&self, sent: &OnAir) -> Option<Broken> {
+    /// Whose frame it is, if it is one of a group.
+    pub(super) fn session(&self, sent: &OnAir) -> Option<&SessionId> {
         let Ok(Frame::Data(frame)) = Frame::parse(&sent.phy_payload) else {
             return None;
         };
-        let session = self
-            .groups
+        self.groups
             .get(&frame.dev_addr)
-            .filter(|_| frame.direction == Direction::Downlink)?;
+            .filter(|_| frame.direction == Direction::Downlink)
+    }
+
+    /// The checker of [`Checker::Windows`].
+    pub(super) fn on_air(&self, sent: &OnAir) -> Option<Broken> {
+        let session = self.session(sent)?;
         let tolerance = TOLERANCE + self.clock_off;
         let inside = self.windows.get(session).is_some_and(|windows| {
             windows
