@@ -9,7 +9,7 @@ use lorawan_fuota::runtime::{Command, CommandError};
 use lorawan_fuota::time::Timestamp;
 
 use crate::check::{self, CheckOptions, Outcome};
-use crate::checkers::{Checker, Expected, Violation, watch_errors};
+use crate::checkers::{Checker, Event, Expected, Violation, watch_errors};
 use crate::device::DeviceConfig;
 use crate::fleet::{Fleet, NEW_VERSION};
 use crate::world::World;
@@ -114,7 +114,8 @@ impl Scene {
         let expected = Expected {
             target_version: NEW_VERSION.to_ts006(),
             out_of_reach: self.options.fleet.loss > OUT_OF_REACH,
-            budget_may_go: faults.outages.is_some(),
+            budget_may_go: faults.outages.is_some() || faults.bursts.is_some(),
+            may_be_unheard: faults.outages.is_some(),
             clock_off: drift
                 + faults.server_step * 2
                 + if self.world.any_clock_stepped() {
@@ -132,8 +133,28 @@ impl Scene {
             crashes: self.world.crashes(),
             commits: self.world.commits(),
             duration,
-            events: self.world.checkers(|c| c.events().to_vec()),
+            events: self.events(),
         }
+    }
+
+    /// What happened, as the server and the devices tell it.
+    fn events(&self) -> Vec<Event> {
+        let mut events = self.world.checkers(|c| c.events().to_vec());
+        if events.is_empty() {
+            return events;
+        }
+        self.world.lab(|lab| {
+            for device in lab.devices() {
+                events.extend(device.log().iter().map(|(at, what)| Event {
+                    at,
+                    device: Some(device.dev_eui()),
+                    frame: false,
+                    what: format!("says: {what}"),
+                }));
+            }
+        });
+        events.sort_by_key(|event| event.at);
+        events
     }
 
     /// The device of a task.

@@ -25,6 +25,8 @@ const ANSWERS_SETTLE: Duration = Duration::from_secs(10);
 const CHECKS_TAKE: Duration = Duration::from_secs(1800);
 /// What must be left of a window for a device to be let in.
 const LATE_TAIL: Duration = Duration::from_secs(15);
+/// Of a device that no window is left for: intervals without an uplink after which it is silent rather than late.
+const UNHEARD: u32 = 10;
 
 impl Campaign {
     /// The window opens: who is ready takes part; who is not comes later, or gets another session.
@@ -364,10 +366,18 @@ impl Campaign {
         evidence: String,
         around: &Surroundings<'_>,
     ) {
-        let (state, reason) = if is_unheard(now, dev_eui, around) {
-            (DeviceState::Silent, DeviceReason::NoAnswer)
-        } else {
-            (DeviceState::Failed, DeviceReason::WindowClosed)
+        let device = around.fleet.get(dev_eui);
+        let seen = device.and_then(|d| d.status.last_seen);
+        let patience = device.map_or(Duration::ZERO, |d| d.profile.uplink_interval * UNHEARD);
+        let (state, reason, evidence) = match seen {
+            Some(seen) if now < seen + patience => {
+                (DeviceState::Failed, DeviceReason::WindowClosed, evidence)
+            }
+            seen => {
+                let seen = seen.unwrap_or_default();
+                let evidence = format!("{evidence}, and not heard since {seen}");
+                (DeviceState::Silent, DeviceReason::NoAnswer, evidence)
+            }
         };
         self.conclude(now, dev_eui, state, Some(reason), evidence);
     }
@@ -451,12 +461,4 @@ impl Campaign {
             .filter(|d| d.state == DeviceState::Receiving)
             .map(|d| d.dev_eui)
     }
-}
-
-/// The device was heard once, and not for several of its intervals.
-fn is_unheard(now: Timestamp, dev_eui: DevEui, around: &Surroundings<'_>) -> bool {
-    around.fleet.get(dev_eui).is_some_and(|device| {
-        let seen = device.status.last_seen.unwrap_or_default();
-        now >= seen + silence(device)
-    })
 }

@@ -21,8 +21,11 @@ pub struct Expected {
     pub target_version: u32,
     /// So much is lost that a device may stay out of reach for a whole task; it has to end with its reason then.
     pub out_of_reach: bool,
-    /// Gateways fell silent: frames of unknown fate count as sent, and may spend what the operator allows.
+    /// Loss came in bursts, or gateways fell silent: frames of unknown fate count as sent, so that what the operator
+    /// allows may be spent on nobody.
     pub budget_may_go: bool,
+    /// Gateways fell silent: a device that joins again with growing pauses may miss all the moments they were there.
+    pub may_be_unheard: bool,
     /// Devices that vanished.
     pub vanished: BTreeSet<DevEui>,
     /// How far the clock of a device may be off that the server has set.
@@ -85,7 +88,8 @@ fn updated(device: &TaskDevice, expected: &Expected) -> Option<Broken> {
     let fits = state == DeviceState::Running
         || (expected.out_of_reach && reason.is_some())
         || (expected.budget_may_go && reason == Some(DeviceReason::BudgetSpent))
-        || (vanished && (state, reason) == (DeviceState::Silent, Some(DeviceReason::NoAnswer)));
+        || ((vanished || expected.may_be_unheard)
+            && (state, reason) == (DeviceState::Silent, Some(DeviceReason::NoAnswer)));
     (!fits).then(|| {
         let what = format!("ended {state:?} ({reason:?}): {}", device.evidence);
         (Checker::Updated, Some(device.dev_eui), what)
