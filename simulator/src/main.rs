@@ -2,12 +2,12 @@
 
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
-use fuota_simulator::check::{self, CheckOptions};
+use clap::{Parser, Subcommand};
+use fuota_simulator::check;
 use fuota_simulator::demo::{self, DemoArgs};
 use fuota_simulator::lab_command::{self, LabArgs};
-use fuota_simulator::redundancy::{self, Size};
-use lorawan_fuota::lorawan::PackageVersion;
+use fuota_simulator::minimise::{Simpler, log, minimise};
+use fuota_simulator::redundancy_command::{self, RedundancyArgs};
 
 /// Simulated LoRaWAN gateways and end-devices for firmware updates over the air.
 #[derive(Debug, Parser)]
@@ -24,40 +24,45 @@ enum Command {
     /// Run gateways and end-devices for a server that runs elsewhere.
     Lab(LabArgs),
     /// Run one task in many random worlds, in virtual time, and check what must hold.
-    Check {
-        /// Worlds to try.
-        #[arg(long, default_value_t = 100)]
-        seeds: u64,
-        /// The first of them.
-        #[arg(long, default_value_t = 0)]
-        from: u64,
-    },
-    /// Measure what a distribution costs beside the least it could cost; prints a table.
+    Check(CheckArgs),
+    /// Measure what a distribution costs beside the least it could cost; prints a table in Markdown.
     Redundancy(RedundancyArgs),
 }
 
-#[derive(Debug, Args)]
-struct RedundancyArgs {
-    /// Runs per row.
-    #[arg(long, default_value_t = 20)]
+#[derive(Debug, clap::Args)]
+struct CheckArgs {
+    /// Worlds to try.
+    #[arg(long, default_value_t = 100)]
     seeds: u64,
-    /// Uncoded fragments.
-    #[arg(long, default_value_t = 500)]
-    nb_frag: u32,
-    /// Devices.
-    #[arg(long, default_value_t = 1000)]
-    devices: u32,
-    /// Version of the devices' packages, 1 or 2.
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=2))]
-    packages: u8,
+    /// The first of them.
+    #[arg(long, default_value_t = 0)]
+    from: u64,
+    /// Switch these faults off.
+    #[arg(long, value_delimiter = ',')]
+    without: Vec<String>,
+    /// So many devices, whatever the seed says.
+    #[arg(long)]
+    devices: Option<u32>,
+    /// So many gateways.
+    #[arg(long)]
+    gateways: Option<u32>,
+    /// So many bytes of firmware.
+    #[arg(long)]
+    image_bytes: Option<usize>,
+    /// Print failures as they are, without looking for smaller worlds that fail alike.
+    #[arg(long)]
+    quick: bool,
+    /// Stop at the first failure.
+    #[arg(long)]
+    first: bool,
 }
 
 fn main() -> ExitCode {
     match Simulator::parse().command {
         Command::Demo(args) => demo::run(&args),
         Command::Lab(args) => run_lab(&args),
-        Command::Redundancy(args) => measure_redundancy(&args),
-        Command::Check { seeds, from } => check_worlds(from..from.saturating_add(seeds)),
+        Command::Check(args) => check_worlds(&args),
+        Command::Redundancy(args) => redundancy_command::run(&args),
     }
 }
 
@@ -72,49 +77,52 @@ fn run_lab(args: &LabArgs) -> ExitCode {
     }
 }
 
-#[expect(clippy::print_stdout, reason = "the result of the command")]
-fn measure_redundancy(args: &RedundancyArgs) -> ExitCode {
-    let size = Size {
-        nb_frag: args.nb_frag,
+#[expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "the result of the command"
+)]
+fn check_worlds(args: &CheckArgs) -> ExitCode {
+    let simpler = Simpler {
+        without: args.without.clone(),
         devices: args.devices,
-        packages: if args.packages == 2 {
-            PackageVersion::V2
-        } else {
-            PackageVersion::V1
-        },
+        gateways: args.gateways,
+        image_bytes: args.image_bytes,
     };
-    print!("{}", redundancy::head());
-    let mut sound = true;
-    for row in &redundancy::ROWS {
-        let runs = redundancy::measure_many(row, size, 1..args.seeds.saturating_add(1));
-        print!("{}", redundancy::lines(row, size, &runs));
-        for violation in runs.iter().flat_map(|run| &run.violations) {
-            println!("broken: {violation}");
-            sound = false;
-        }
-    }
-    if sound {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    }
-}
-
-#[expect(clippy::print_stdout, reason = "the result of the command")]
-fn check_worlds(seeds: std::ops::Range<u64>) -> ExitCode {
-    let (mut failed, all) = (0u64, seeds.clone());
-    for seed in seeds {
-        let outcome = check::run(&CheckOptions::of_seed(seed));
-        if outcome.violations.is_empty() {
+    let (mut failed, mut tried) = (0u64, 0u64);
+    for seed in args.from..args.from.saturating_add(args.seeds) {
+        let options = match simpler.options(seed) {
+            Ok(options) => options,
+            Err(error) => {
+                eprintln!("check: {error}");
+                return ExitCode::FAILURE;
+            }
+        };
+        tried += 1;
+        let outcome = check::run(&options);
+        let Some(first) = outcome.violations.first() else {
             continue;
-        }
+        };
         failed += 1;
-        println!("seed {seed} fails; again with: fuota-sim check --from {seed} --seeds 1");
-        for violation in outcome.violations {
-            println!("  {}  {}", violation.at, violation.what);
+        println!("seed {seed} fails; again with: {}", simpler.command(seed));
+        for violation in &outcome.violations {
+            println!("  {violation}");
+        }
+        if !args.quick {
+            let smallest = minimise(seed, &simpler, first.checker);
+            println!("the same in small: {}", smallest.simpler.command(seed));
+            for violation in &smallest.outcome.violations {
+                println!("  {violation}");
+            }
+            for line in log(&smallest.outcome) {
+                println!("    {line}");
+            }
+        }
+        if args.first {
+            break;
         }
     }
-    println!("{} worlds, {failed} failed", all.end - all.start);
+    println!("{tried} worlds, {failed} failed");
     if failed == 0 {
         ExitCode::SUCCESS
     } else {

@@ -8,23 +8,22 @@
 
 use std::fmt::Write as _;
 use std::ops::Range;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use lorawan_fuota::lorawan::PackageVersion;
 use lorawan_fuota::lorawan::region::Region;
-use lorawan_fuota::record::{Change, DeviceState, TaskDevice, TaskOptions};
-use lorawan_fuota::runtime::Command;
+use lorawan_fuota::record::{DeviceState, TaskDevice, TaskId};
 use lorawan_fuota::time::Timestamp;
 
 use crate::bound::expected_frames_mixed;
-use crate::channel::{Channel, ChannelConfig, Link};
-use crate::check::{self, CheckOptions};
+use crate::channel::Link;
+use crate::check::CheckOptions;
 use crate::device::EndDevice;
 use crate::fleet::{Fleet, FleetOptions};
-use crate::gateway::{Gateway, GatewayConfig};
 use crate::lab::Lab;
-use crate::world::{Faults, World};
+use crate::scene::Scene;
+use crate::world::World;
 
 /// A fleet to measure with.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -109,66 +108,52 @@ const FIXED_PERCENT: [u64; 4] = [5, 10, 30, 50];
 /// # Panics
 /// The world cannot be set up at all; that is a defect of the simulator.
 pub fn measure(row: &Row, size: Size, seed: u64) -> Measured {
-    let start = Timestamp::from_unix_seconds(1_800_000_000);
-    let fleet = Fleet::new(FleetOptions {
-        seed,
-        devices: size.devices,
-        gateways: 1,
-        loss: 0.0,
-        region: Region::Us915,
-        data_rate: 13,
-        uplink_interval: UPLINK_INTERVAL,
-        packages: size.packages,
-    });
-    let frame = fleet.image(&[]).map_or(0, |empty| empty.len());
-    let length = usize::from(FRAG_SIZE) * usize::try_from(size.nb_frag).unwrap_or(0);
-    let options = CheckOptions {
-        fleet: fleet.options,
-        basics_modem: false,
-        image_bytes: length.saturating_sub(frame),
-        spread: false,
+    let mut options = CheckOptions {
+        fleet: FleetOptions {
+            seed,
+            devices: size.devices,
+            gateways: 1,
+            loss: 0.0,
+            region: Region::Us915,
+            data_rate: 13,
+            uplink_interval: UPLINK_INTERVAL,
+            packages: size.packages,
+        },
         window_after: Some(SETUP),
-        faults: Faults::default(),
+        ..CheckOptions::default()
     };
-    let mut world = World::new(lab(row, &fleet, start), start, seed, options.faults);
-    check::enter(&mut world, &options, &fleet, start);
+    let frame = Fleet::new(options.fleet).image(&[]);
+    let length = usize::from(FRAG_SIZE) * usize::try_from(size.nb_frag).unwrap_or(0);
+    options.image_bytes = length.saturating_sub(frame.map_or(0, |empty| empty.len()));
+    let mut scene = Scene::new(&options);
+    let parts = parts(row, size.devices);
+    scene
+        .world
+        .lab_mut(|lab| set_losses(lab, &scene.fleet, &parts));
     // Everybody joins before the task is ordered.
-    world.run_until(UPLINK_INTERVAL * 2, |_| false);
-    let (image, data) = check::image(&options, &fleet, start);
-    let mut task = check::task(&options, &image, world.now());
-    task.options = TaskOptions {
-        data_rate: Some(options.fleet.data_rate),
-        frag_size: Some(FRAG_SIZE),
-        ..TaskOptions::default()
-    };
-    world.commit(&[
-        Change::PutImage(image.clone(), Arc::clone(&data)),
-        Change::PutTask(task.clone()),
-    ]);
-    let id = task.id.clone();
-    let command = Command::StartTask {
-        task: Box::new(task),
-        image: (image, data),
-        devices: fleet.devices.iter().map(|d| d.dev_eui).collect(),
-        groups: vec![],
-    };
-    world.command(&command).expect("the task fits its fleet");
-    let ended = world.run_until(LONGEST, |w| {
-        w.task(&id).is_some_and(|t| t.state.is_terminal())
+    scene.world.run_until(UPLINK_INTERVAL * 2, |_| false);
+    let mut task = scene.draft();
+    task.options.frag_size = Some(FRAG_SIZE);
+    scene.start(&task).expect("the task fits its fleet");
+    let id = &task.id;
+    let ended = scene.world.run_until(LONGEST, |w| {
+        w.task(id).is_some_and(|t| t.state.is_terminal())
     });
-    let mut violations: Vec<String> = world.violations().into_iter().map(|v| v.what).collect();
+    let mut violations: Vec<String> = scene
+        .world
+        .violations()
+        .into_iter()
+        .map(|v| v.what)
+        .collect();
     if !ended {
         violations.push("the task has not ended within a week".to_owned());
     }
-    evaluate(&world, &id, violations)
+    evaluate(&scene.world, id, violations)
 }
 
-fn evaluate(
-    world: &World,
-    id: &lorawan_fuota::record::TaskId,
-    violations: Vec<String>,
-) -> Measured {
-    let frames = world.group_frames(id);
+fn evaluate(world: &World, id: &TaskId, violations: Vec<String>) -> Measured {
+    let frames: Vec<Timestamp> =
+        world.checkers(|c| c.fragments().iter().map(|fragment| fragment.at).collect());
     let sessions = world.sessions(id);
     let devices = world.task_devices(id);
     let counters = world.task(id).map(|t| t.counters).unwrap_or_default();
@@ -176,7 +161,7 @@ fn evaluate(
     let window = window.unwrap_or_default();
     let mut completions: Vec<u64> = world.lab(|lab| {
         let done = lab.devices().filter_map(EndDevice::block_completed_at);
-        done.map(|at| count(frames.partition_point(|end| *end <= at)))
+        done.map(|at| count(frames.partition_point(|start| *start < at)))
             .collect()
     });
     completions.sort_unstable();
@@ -188,7 +173,7 @@ fn evaluate(
     let listening: Duration = devices.iter().map(known).sum();
     let running = devices.iter().filter(|d| d.state == DeviceState::Running);
     Measured {
-        frames: count(frames.len()),
+        frames: count(frames.len()) + counters.poll_frames,
         polls: counters.poll_frames,
         perfect: completions.last().copied().unwrap_or(0),
         updated: count(running.count()),
@@ -288,33 +273,21 @@ pub fn lines(row: &Row, size: Size, runs: &[Measured]) -> String {
     out
 }
 
-fn lab(row: &Row, fleet: &Fleet, start: Timestamp) -> Lab {
-    let seed = fleet.options.seed;
-    let devices = fleet.devices.iter().cloned();
-    let devices = devices.map(|config| EndDevice::new(config, seed, start));
-    let gateways = fleet.gateways.iter();
-    let gateways = gateways.map(|eui| Gateway::new(GatewayConfig::new(*eui, fleet.options.region)));
-    let channel = ChannelConfig {
-        uplink_loss: 0.0,
-        downlink_loss: 0.0,
-        collisions: false,
-    };
-    let channel = Channel::new(channel, seed);
-    let mut lab = Lab::new(devices.collect(), gateways.collect(), channel);
+fn set_losses(lab: &mut Lab, fleet: &Fleet, parts: &[(f64, u32)]) {
+    let channel = lab.channel_mut();
+    channel.set_collisions(false);
     let mut devices = fleet.devices.iter();
-    for (loss, count) in parts(row, fleet.options.devices) {
-        for device in devices.by_ref().take(usize::try_from(count).unwrap_or(0)) {
+    for (loss, count) in parts {
+        for device in devices.by_ref().take(usize::try_from(*count).unwrap_or(0)) {
             for gateway in &fleet.gateways {
-                let link = lab.channel_mut().link(*gateway, device.dev_eui);
-                let lossy = link.map(|link| Link {
-                    downlink_loss: loss,
+                let link = channel.link(*gateway, device.dev_eui).map(|link| Link {
+                    downlink_loss: *loss,
                     ..link
                 });
-                lab.channel_mut().set_link(*gateway, device.dev_eui, lossy);
+                channel.set_link(*gateway, device.dev_eui, link);
             }
         }
     }
-    lab
 }
 
 /// The parts of a fleet in devices; the first takes what rounding leaves.

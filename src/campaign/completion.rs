@@ -18,7 +18,7 @@ use super::{Campaign, Surroundings, is_uncleaned, reboots};
 /// Reboot requests given up before a device that goes on running the old version is given up itself.
 const MAX_REBOOTS_UNANSWERED: u8 = 3;
 /// After the moment of the reboot before the device is asked for its version.
-const BOOT_TIME: Duration = Duration::from_secs(5);
+pub(super) const BOOT_TIME: Duration = Duration::from_secs(5);
 
 impl Campaign {
     /// What a device that has the image has to be asked next.
@@ -29,22 +29,41 @@ impl Campaign {
         device: &FleetDevice,
     ) -> Option<Command> {
         let managed = device.profile.packages.firmware_management.is_some();
+        let asks_version = managed
+            && device.profile.version_source == VersionSource::FirmwareManagement
+            && self.task.success == SuccessCriterion::Running;
         match record.state {
+            DeviceState::ReportedReceived | DeviceState::Verified
+                if asks_version && self.rebooted_by_itself(now, record, device) =>
+            {
+                Some(Command::Version)
+            }
             DeviceState::ReportedReceived if managed => Some(Command::CheckImage),
             DeviceState::Verified if managed && reboots(&self.task).is_some() => {
                 Some(Command::Reboot)
             }
             // Without a reboot request the device does it on its own; its version tells when.
             DeviceState::Verified | DeviceState::Rebooting
-                if managed
-                    && device.profile.version_source == VersionSource::FirmwareManagement
-                    && self.task.success == SuccessCriterion::Running
-                    && record.reboot_at.is_none_or(|at| now >= at + BOOT_TIME) =>
+                if asks_version && record.reboot_at.is_none_or(|at| now >= at + BOOT_TIME) =>
             {
                 Some(Command::Version)
             }
             _ => None,
         }
+    }
+
+    /// It joined again although nobody asked it to reboot, and has not said since which version it runs: a good image
+    /// may be installed and gone.
+    fn rebooted_by_itself(
+        &self,
+        now: Timestamp,
+        record: &TaskDevice,
+        device: &FleetDevice,
+    ) -> bool {
+        let said = device.status.versions.get(&self.image.component);
+        record
+            .reboot_at
+            .is_some_and(|at| now >= at + BOOT_TIME && said.is_none_or(|version| version.at < at))
     }
 
     /// `FragDataBlockReceivedReq`: the device says itself that it is done, and whether the MIC is right.

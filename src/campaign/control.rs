@@ -98,13 +98,7 @@ impl Campaign {
                 device.state, device.attempts
             );
             if heard && !waits_for_answer {
-                self.conclude(
-                    now,
-                    dev_eui,
-                    DeviceState::Failed,
-                    Some(DeviceReason::WindowClosed),
-                    evidence,
-                );
+                self.end_without_window(now, dev_eui, evidence, around);
             } else {
                 self.conclude(
                     now,

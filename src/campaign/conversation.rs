@@ -576,8 +576,9 @@ impl Campaign {
             Command::FragSession => {
                 let index = usize::from(session.record.block.frag_index);
                 // The count is kept for repeats of one set-up; a new set-up gets the next one (TS004-2.0.0 §3.2).
-                if record.frag_cleanup != CleanupState::Pending {
-                    record.frag_cleanup = CleanupState::Pending;
+                record.frag_cleanup = CleanupState::Pending;
+                if !record.setup.counted {
+                    record.setup.counted = true;
                     if let Some(next) = status.next_session_cnt.get_mut(index) {
                         record.session_cnt = *next;
                         *next = next.saturating_add(1);

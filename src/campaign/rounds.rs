@@ -30,6 +30,8 @@ const MAX_GROUP_FRAMES: u32 = 65_000;
 const ROLL_CALL_GROUP: usize = 50;
 /// Up to so many devices are asked one by one after a repair round.
 const STRAGGLERS: usize = 24;
+/// Only of so many sessions a device may miss all that matters and get another one.
+const OTHER_SESSIONS: u16 = 3;
 
 impl Campaign {
     /// Who is asked after a round: large groups for their gaps, small ones all at once, and a few stragglers whose
@@ -235,6 +237,10 @@ impl Campaign {
                     self.reset_setup(now, dev_eui, "the session was spent on late devices");
                     continue;
                 }
+                if self.is_beyond_repair(number_in_record, dev_eui) {
+                    self.reset_setup(now, dev_eui, "coded fragments alone do not complete it");
+                    continue;
+                }
                 let evidence = format!(
                     "still missing fragments after {} coded ones",
                     record_coded(self, number)
@@ -265,6 +271,19 @@ impl Campaign {
             self.next_window(now, number, around);
         }
         true
+    }
+
+    /// The device heard nothing at all, or as many fragments as the block has and is not complete: it missed the first
+    /// pass, and coded fragments alone may never do (where all rows have an even number of bits, so have all sums). It
+    /// is worth another session, but not one after the other.
+    fn is_beyond_repair(&self, session: u16, dev_eui: DevEui) -> bool {
+        let report = self.devices.get(&dev_eui).and_then(|d| d.fragments);
+        let run = self.sessions.get(usize::from(session));
+        let Some((report, run)) = report.zip(run) else {
+            return false;
+        };
+        let heard = report.received;
+        session < OTHER_SESSIONS && (heard == 0 || heard >= run.record.block.nb_frag)
     }
 
     /// `FragSessionStatusAns`.

@@ -210,6 +210,9 @@ pub struct SetupStage {
     /// Fragments the session had sent before the device took part.
     #[serde(default)]
     pub missed_before: u16,
+    /// `FragSessionSetupReq` was sent with a `SessionCnt` of its own, which its repeats keep.
+    #[serde(default)]
+    pub counted: bool,
 }
 
 /// A status answer and what had been sent by then.

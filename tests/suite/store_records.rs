@@ -370,6 +370,7 @@ pub(crate) fn task_device(task: &str, n: u64, state: DeviceState, sequence: u64)
             late_start: Some(Timestamp::from_unix_seconds(1_800_000_077)),
             settles_at: Some(Timestamp::from_unix_seconds(1_800_000_078)),
             missed_before: 17,
+            counted: true,
         },
         tries: 1,
         attempts: 9,

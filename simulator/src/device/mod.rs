@@ -327,6 +327,23 @@ impl EndDevice {
     pub fn set_silent_from(&mut self, at: Option<Timestamp>) {
         self.config.silent_from = at;
     }
+
+    /// Moves its clock, as a bad crystal or a wrong source of time does.
+    pub fn step_clock(&mut self, now: Timestamp, by_us: i64) {
+        self.clock.step(now, by_us);
+        self.log
+            .note(now, format_args!("clock stepped by {by_us} us"));
+    }
+
+    /// Its clock runs fast by so many microseconds per second from now on.
+    pub fn set_drift(&mut self, now: Timestamp, drift_ppm: i32) {
+        self.clock.run_at(now, drift_ppm);
+    }
+
+    /// It takes up to so long to answer, where the package sets no delay.
+    pub fn set_answer_delay_max(&mut self, delay: Duration) {
+        self.config.answer_delay_max = delay;
+    }
 }
 
 /// The parts that handle commands.
