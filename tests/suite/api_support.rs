@@ -9,7 +9,9 @@ use std::task::{Context, Poll};
 use hyper_util::rt::TokioIo;
 use lorawan_fuota::api::{Api, Clock, Entropy, ServerOptions};
 use lorawan_fuota::proto::v1;
-use lorawan_fuota::record::{Change, DeviceState, Task, TaskDevice, TaskId, TaskState, TenantId, Wave};
+use lorawan_fuota::record::{
+    Change, DeviceState, Task, TaskDevice, TaskId, TaskState, TenantId, Wave,
+};
 use lorawan_fuota::runtime::command::CommandRequest;
 use lorawan_fuota::runtime::{Command, CommandError, Handle, Notice};
 use lorawan_fuota::store::{Catalog, MemoryStore, Store};
