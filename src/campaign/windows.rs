@@ -419,7 +419,7 @@ impl Campaign {
     }
 
     /// When devices can be expected to have confirmed another window.
-    fn setup_ends(
+    pub(super) fn setup_ends(
         &self,
         now: Timestamp,
         devices: &[DevEui],
