@@ -25,8 +25,8 @@ pub struct ChannelConfig {
     pub collisions: bool,
 }
 
-/// Loss that comes in bursts: a link is good, then bad, then good again (Gilbert 1960, Elliott 1963), in both directions
-/// alike.
+/// Loss that comes in bursts: a link is good, then bad, then good again, in both directions alike (Gilbert 1960,
+/// Elliott 1963).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Bursts {
     /// How long a link is good, in the mean.

@@ -74,6 +74,19 @@ const TASK: &str = "check";
 const PROFILE: &str = "check";
 
 impl CheckOptions {
+    /// A world of this fleet without any fault.
+    pub fn plain(fleet: FleetOptions) -> Self {
+        Self {
+            fleet,
+            basics_modem: false,
+            image_bytes: 4096,
+            spread: false,
+            window_after: None,
+            faults: Faults::default(),
+            air_share_permille: 1000,
+        }
+    }
+
     /// The world of a seed.
     pub fn of_seed(seed: u64) -> Self {
         let mut random = Random::of(seed, 0xc4ec);

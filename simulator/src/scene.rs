@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lorawan_fuota::lorawan::identifiers::DevEui;
-use lorawan_fuota::record::{Change, Image, Task, TaskDevice, TaskId};
+use lorawan_fuota::record::{Change, Image, Task, TaskId};
 use lorawan_fuota::runtime::{Command, CommandError};
 use lorawan_fuota::time::Timestamp;
 
@@ -63,6 +63,11 @@ impl Scene {
             image,
             begun,
         }
+    }
+
+    /// Says something else of the image.
+    pub fn change_image(&mut self, change: impl FnOnce(&mut Image)) {
+        change(&mut self.image.0);
     }
 
     /// The draft of a task for the image.
@@ -155,13 +160,6 @@ impl Scene {
         });
         events.sort_by_key(|event| event.at);
         events
-    }
-
-    /// The device of a task.
-    pub fn device(&self, task: &TaskId, number: usize) -> Option<TaskDevice> {
-        let dev_eui = self.fleet.devices.get(number)?.dev_eui;
-        let mut devices = self.world.task_devices(task).into_iter();
-        devices.find(|d| d.dev_eui == dev_eui)
     }
 }
 

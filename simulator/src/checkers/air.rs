@@ -1,6 +1,6 @@
 //! The share of a gateway's air that the operator allows: what can wait has to, until the gateway has rested enough for
-//! all it sent. An answer in a receive window cannot wait; it counts, and delays the others. Duty cycles are watched by each gateway (`rule_watch`) and
-//! judged at the end (`verdicts`).
+//! all it sent. An answer in a receive window cannot wait; it counts, and delays the others. Duty cycles are watched by
+//! each gateway (`rule_watch`) and judged at the end (`verdicts`).
 
 use std::collections::BTreeMap;
 use std::time::Duration;

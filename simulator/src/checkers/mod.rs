@@ -197,6 +197,11 @@ impl Checkers {
         self.counters.fragments()
     }
 
+    /// When frames of groups began that were no fragments: questions for status.
+    pub fn polls(&self) -> &[Timestamp] {
+        self.counters.polls()
+    }
+
     /// From now on events are kept.
     pub fn keep_events(&mut self) {
         self.events.get_or_insert_default();
