@@ -147,6 +147,12 @@ impl CheckOptions {
         if random.chance(0.15) {
             self.air_share_permille = u16::try_from(100 + random.below(500)).unwrap_or(1000);
         }
+        // So slow that the duty cycle of the sub-band is spent before the image is through.
+        if random.chance(0.03) && self.fleet.region == Region::Eu868 {
+            self.fleet.data_rate = 0;
+            self.image_bytes = 6500;
+            self.air_share_permille = 1000;
+        }
         self
     }
 }

@@ -14,16 +14,17 @@ fn scenario_01_nothing_goes_wrong() {
         all_updated(&outcome);
         let counters = &outcome.task.counters;
         assert_eq!(counters.uncoded_frames, 18);
-        // The other server sent six coded ones that nobody needed. Ours sends two before it asks, since it cannot know
-        // yet that nothing is lost, and more only for a device that said what it lacks: one that was sending itself.
+        // The other server sent six coded ones that nobody needed. Ours sends two before it asks, four if an uplink of
+        // the set-up was lost (devices collide), since it cannot know yet that nothing is lost; and more only for a
+        // device that said what it lacks: one that was sending itself.
         let rounds = &play.scene.world.sessions(play.id())[0].rounds;
-        assert!(rounds[0].coded_sent <= 2, "{rounds:#?}");
+        assert!(rounds[0].coded_sent <= 4, "{rounds:#?}");
         let needed: u64 = rounds
             .iter()
             .map(|round| u64::from(round.deficit_max))
             .sum();
-        assert!(needed > 0 || counters.coded_frames <= 2, "{counters:?}");
-        assert!(counters.coded_frames <= 2 + 3 * needed, "{counters:?}");
+        assert!(needed > 0 || counters.coded_frames <= 4, "{counters:?}");
+        assert!(counters.coded_frames <= 4 + 3 * needed, "{counters:?}");
         fewest = fewest.min(counters.coded_frames);
         // It took 316.8 s and 33.1 s of air, with a fragment every 5 s.
         assert!(outcome.duration < SECOND * 240, "{:?}", outcome.duration);
