@@ -140,6 +140,11 @@ impl CheckOptions {
 }
 
 impl CheckOptions {
+    /// The fleet is so slow that the image takes more air than its sub-band allows within an hour.
+    pub fn spends_duty_cycle(&self) -> bool {
+        self.fleet.region == Region::Eu868 && self.fleet.data_rate == 0 && self.image_bytes > 6000
+    }
+
     /// Adds the rarer faults, drawn apart so that they change nothing else of the seed's world.
     fn with_troubles(mut self) -> Self {
         self.faults.strike(self.fleet.seed);

@@ -121,6 +121,7 @@ impl Scene {
             out_of_reach: self.options.fleet.loss > OUT_OF_REACH,
             budget_may_go: faults.outages.is_some() || faults.bursts.is_some(),
             may_be_unheard: faults.outages.is_some(),
+            time_may_run_out: self.options.spends_duty_cycle(),
             clock_off: drift
                 + faults.server_step * 2
                 + if self.world.any_clock_stepped() {

@@ -26,6 +26,9 @@ pub struct Expected {
     pub budget_may_go: bool,
     /// Gateways fell silent: a device that joins again with growing pauses may miss all the moments they were there.
     pub may_be_unheard: bool,
+    /// The duty cycle is spent before the image is through, so that repairs wait for the next hour and may find the
+    /// deadline passed.
+    pub time_may_run_out: bool,
     /// Devices that vanished.
     pub vanished: BTreeSet<DevEui>,
     /// How far the clock of a device may be off that the server has set.
@@ -88,6 +91,7 @@ fn updated(device: &TaskDevice, expected: &Expected) -> Option<Broken> {
     let fits = state == DeviceState::Running
         || (expected.out_of_reach && reason.is_some())
         || (expected.budget_may_go && reason == Some(DeviceReason::BudgetSpent))
+        || (expected.time_may_run_out && reason == Some(DeviceReason::WindowClosed))
         || ((vanished || expected.may_be_unheard)
             && (state, reason) == (DeviceState::Silent, Some(DeviceReason::NoAnswer)));
     (!fits).then(|| {
