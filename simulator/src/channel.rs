@@ -97,6 +97,11 @@ impl Channel {
         self.state(gateway, device).link = link;
     }
 
+    /// Whether uplinks at the same time destroy each other from now on.
+    pub fn set_collisions(&mut self, collisions: bool) {
+        self.config.collisions = collisions;
+    }
+
     /// Changes what is lost on all links.
     pub fn set_loss(&mut self, uplink_loss: f64, downlink_loss: f64) {
         self.config.uplink_loss = uplink_loss;

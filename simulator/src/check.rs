@@ -73,6 +73,21 @@ pub struct Outcome {
 const TASK: &str = "check";
 const PROFILE: &str = "check";
 
+impl Default for CheckOptions {
+    /// A quiet world: the default fleet with a small image, and nothing goes wrong but what the air loses.
+    fn default() -> Self {
+        Self {
+            fleet: FleetOptions::default(),
+            basics_modem: false,
+            image_bytes: 4000,
+            spread: false,
+            window_after: None,
+            faults: Faults::default(),
+            air_share_permille: 1000,
+        }
+    }
+}
+
 impl CheckOptions {
     /// A world of this fleet without any fault.
     pub fn plain(fleet: FleetOptions) -> Self {
@@ -375,5 +390,11 @@ pub(crate) fn task(options: &CheckOptions, image: &Image, start: Timestamp) -> T
         tags: BTreeMap::new(),
         updated_at: start,
         expected_end: None,
+        retry_of: None,
+        waves: Default::default(),
+        thresholds: Default::default(),
+        failures_accepted: Default::default(),
+        held: None,
+        resumed_at: None,
     }
 }

@@ -20,6 +20,8 @@ pub mod minimise;
 pub mod operator;
 pub mod random;
 pub mod realtime;
+pub mod redundancy;
+pub mod redundancy_command;
 pub mod rule_watch;
 pub mod scene;
 pub mod semtech;

@@ -7,6 +7,7 @@ use fuota_simulator::check;
 use fuota_simulator::demo::{self, DemoArgs};
 use fuota_simulator::lab_command::{self, LabArgs};
 use fuota_simulator::minimise::{Simpler, log, minimise};
+use fuota_simulator::redundancy_command::{self, RedundancyArgs};
 
 /// Simulated LoRaWAN gateways and end-devices for firmware updates over the air.
 #[derive(Debug, Parser)]
@@ -24,6 +25,8 @@ enum Command {
     Lab(LabArgs),
     /// Run one task in many random worlds, in virtual time, and check what must hold.
     Check(CheckArgs),
+    /// Measure what a distribution costs beside the least it could cost; prints a table in Markdown.
+    Redundancy(RedundancyArgs),
 }
 
 #[derive(Debug, clap::Args)]
@@ -59,6 +62,7 @@ fn main() -> ExitCode {
         Command::Demo(args) => demo::run(&args),
         Command::Lab(args) => run_lab(&args),
         Command::Check(args) => check_worlds(&args),
+        Command::Redundancy(args) => redundancy_command::run(&args),
     }
 }
 

@@ -192,6 +192,7 @@ impl Campaign {
             DeviceState::Rebooting => {
                 // It is back: its version can be asked for now.
                 record.reboot_at = Some(record.reboot_at.map_or(now, |at| at.min(now)));
+                record.reboots_unanswered = 0;
                 self.changed.devices.insert(dev_eui);
                 self.due.insert((now, dev_eui));
             }

@@ -15,6 +15,8 @@ use crate::time::Timestamp;
 use super::conversation::Command;
 use super::{Campaign, Surroundings, is_uncleaned, reboots};
 
+/// Reboot requests given up before a device that goes on running the old version is given up itself.
+const MAX_REBOOTS_UNANSWERED: u8 = 3;
 /// After the moment of the reboot before the device is asked for its version.
 pub(super) const BOOT_TIME: Duration = Duration::from_secs(5);
 
@@ -224,6 +226,9 @@ impl Campaign {
             .get(&dev_eui)
             .is_some_and(|d| d.state == DeviceState::Verified);
         if asked && countdown > 0 {
+            if let Some(record) = self.devices.get_mut(&dev_eui) {
+                record.reboots_unanswered = 0;
+            }
             let evidence = format!("reboots in {countdown} s");
             self.rebooting(
                 now,
@@ -305,6 +310,9 @@ impl Campaign {
         if record.state != DeviceState::Rebooting || !rebooted {
             return;
         }
+        if record.reboots_unanswered > 0 {
+            return self.reboot_again(now, dev_eui, version);
+        }
         let evidence =
             format!("reports version {version:#010x} after the reboot, not {target:#010x}");
         let (state, reason) = if record.version_before.is_none_or(|before| before == version) {
@@ -313,6 +321,24 @@ impl Campaign {
             (DeviceState::Failed, DeviceReason::WrongVersion)
         };
         self.conclude(now, dev_eui, state, Some(reason), evidence);
+    }
+
+    /// The old version runs and nothing shows that the device rebooted: the request may never have reached it.
+    fn reboot_again(&mut self, now: Timestamp, dev_eui: DevEui, version: u32) {
+        let Some(record) = self.devices.get_mut(&dev_eui) else {
+            return;
+        };
+        let evidence = format!(
+            "reports version {version:#010x}; reboot requests given up without an answer: {}",
+            record.reboots_unanswered
+        );
+        if record.reboots_unanswered < MAX_REBOOTS_UNANSWERED {
+            record.reboot_at = None;
+            self.conclude(now, dev_eui, DeviceState::Verified, None, evidence);
+        } else {
+            let reason = Some(DeviceReason::NoAnswer);
+            self.conclude(now, dev_eui, DeviceState::Failed, reason, evidence);
+        }
     }
 
     /// `FragSessionDeleteAns`; "does not exist" is as good.

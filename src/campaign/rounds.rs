@@ -1,7 +1,7 @@
 //! Status rounds: who is asked after a round of fragments, and how long the next one is.
 //!
-//! Cost function of a round: every coded fragment costs its air, every poll costs the wait for its answers. A round
-//! sends what the worst device needs in the mean plus [`ROUND_DEVIATIONS`] standard deviations. TS004-2.0.0 §3.3.
+//! Cost function of a round: every coded fragment costs its air, every poll costs the wait for its answers, which is
+//! worth [`POLL_COST`] fragments; the length with the least expected cost is sent. TS004-2.0.0 §3.3.
 
 use std::collections::BTreeSet;
 
@@ -11,7 +11,7 @@ use crate::lorawan::identifiers::DevEui;
 use crate::record::{
     DeviceReason, DeviceState, FragmentReport, PollKind, SessionPhase, Target, fragments_sent,
 };
-use crate::task::sizing;
+use crate::task::sizing::{self, Need};
 use crate::time::Timestamp;
 
 use super::conversation::silence;
@@ -19,8 +19,8 @@ use super::distribution::WINDOW_TAIL;
 use super::status::{self, Answer, Progress};
 use super::{Campaign, InFlight, Surroundings, Timing};
 
-/// Standard deviations of luck a round allows for. More costs frames nobody needs, less costs another poll.
-const ROUND_DEVIATIONS: f64 = 0.7;
+/// What a poll is worth in frames. More makes few large rounds with frames nobody needs, less many small ones.
+const POLL_COST: f64 = 8.0;
 /// Roll calls by multicast before devices are asked one by one.
 const ROLL_CALLS: u8 = 2;
 /// Frames one group may send: the counter must not reach 16 bits.
@@ -167,7 +167,8 @@ impl Campaign {
             let Some(device) = around.fleet.get(dev_eui) else {
                 continue;
             };
-            let seen = device.status.last_seen.unwrap_or_default();
+            let seen = device.status.last_seen.max(self.task.resumed_at);
+            let seen = seen.unwrap_or_default();
             if now >= seen + silence(device) {
                 let evidence = format!("receiving, and not heard since {seen}");
                 let reason = Some(DeviceReason::NoAnswer);
@@ -206,25 +207,18 @@ impl Campaign {
             return false;
         };
         let sent = fragments_sent(&session.record);
-        let needs: Vec<(DevEui, u16)> = devices
+        let needs: Vec<(DevEui, Need)> = devices
             .iter()
             .filter_map(|dev_eui| {
                 let device = self.devices.get(dev_eui).filter(|d| session.is_fresh(d))?;
                 let report = device.fragments.filter(|report| report.deficit > 0)?;
                 let heard_of = sent.saturating_sub(device.setup.missed_before);
-                Some((
-                    *dev_eui,
-                    sizing::repair_frames(
-                        report.deficit,
-                        loss(&report, heard_of),
-                        ROUND_DEVIATIONS,
-                    ),
-                ))
+                Some((*dev_eui, Need::of(report.deficit, loss(&report, heard_of))))
             })
             .collect();
-        let Some(size) = needs.iter().map(|(_, frames)| *frames).max() else {
+        if needs.is_empty() {
             return false;
-        };
+        }
         let record = &session.record;
         let budget = sizing::coded_budget(
             record.block.nb_frag,
@@ -261,7 +255,8 @@ impl Campaign {
             }
             return false;
         }
-        let size = size.clamp(1, left);
+        let needs: Vec<Need> = needs.into_iter().map(|(_, need)| need).collect();
+        let size = sizing::round_size(&needs, POLL_COST).clamp(1, left);
         let Some(session) = self.sessions.get_mut(number) else {
             return false;
         };

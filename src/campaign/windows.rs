@@ -12,6 +12,7 @@ use crate::task::{plan, sizing};
 use crate::time::Timestamp;
 
 use super::conversation::silence;
+use super::distribution::WINDOW_TAIL;
 use super::{Campaign, Surroundings};
 
 /// Windows and sessions a task may open after the first.
@@ -35,6 +36,10 @@ impl Campaign {
             return;
         };
         let (window, continues) = (session.record.window, session.record.uncoded_sent > 0);
+        if now + WINDOW_TAIL >= window.end() {
+            // It passed while the task was held, or the server was away.
+            return self.next_window(now, number, around);
+        }
         let members: Vec<(DevEui, DeviceState, SetupStage)> = self
             .members(number)
             .map(|d| (d.dev_eui, d.state, d.setup))
@@ -82,8 +87,7 @@ impl Campaign {
         session.not_before = now;
         if !continues {
             session.record.round = 1;
-            session.record.coded_target =
-                sizing::first_coded(session.record.block.nb_frag, loss, ready.len());
+            session.record.coded_target = sizing::first_coded(session.record.block.nb_frag, loss);
         }
         self.changed.sessions.insert(session.record.id.number);
         self.request_group(number);
@@ -299,9 +303,8 @@ impl Campaign {
     /// The task has run for several of the device's intervals.
     fn was_given_time(&self, now: Timestamp, dev_eui: DevEui, around: &Surroundings<'_>) -> bool {
         let patience = around.fleet.get(dev_eui).map(silence).unwrap_or_default();
-        self.task
-            .started_at
-            .is_none_or(|started| now >= started + patience)
+        let since = self.task.started_at.max(self.task.resumed_at);
+        since.is_none_or(|since| now >= since + patience)
     }
 
     /// Another session for devices that could not take part in `number`: one that is still being prepared, or a fresh
@@ -416,7 +419,7 @@ impl Campaign {
     }
 
     /// When devices can be expected to have confirmed another window.
-    fn setup_ends(
+    pub(super) fn setup_ends(
         &self,
         now: Timestamp,
         devices: &[DevEui],

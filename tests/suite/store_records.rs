@@ -345,6 +345,30 @@ pub(crate) fn task(tenant: &TenantId, id: &str, state: TaskState) -> Task {
         tags: BTreeMap::from([("season".to_owned(), "spring".to_owned())]),
         updated_at: at(6),
         expected_end: Some(at(39)),
+        retry_of: Some(TaskId("before".to_owned())),
+        waves: WavePolicy {
+            canary: vec![DevEui(3)],
+            cumulative_percent: vec![5, 50],
+            approval: Approval::AfterFirst,
+            pause_between: Duration::from_secs(60),
+        },
+        thresholds: Thresholds {
+            max_failed_percent: Some(7),
+            min_ended: 10,
+            max_failed_count: Some(3),
+            min_succeeded_percent: Some(90),
+            action: ThresholdAction::Abort,
+        },
+        failures_accepted: FailuresAccepted {
+            ended: 4,
+            failed: 1,
+            wave: Some(0),
+        },
+        held: Some(Held {
+            from: TaskState::Distributing,
+            since: at(38),
+        }),
+        resumed_at: Some(at(37)),
     }
 }
 
@@ -381,6 +405,7 @@ pub(crate) fn task_device(task: &str, n: u64, state: DeviceState, sequence: u64)
         frag_cleanup: CleanupState::Left,
         group_cleanup: CleanupState::Confirmed,
         reboot_at: Some(at(51)),
+        reboots_unanswered: 2,
         entered: BTreeMap::from([(DeviceState::Pending, at(45)), (state, at(46))]),
         sequence,
         group: Some("g1".to_owned()),
@@ -393,7 +418,7 @@ pub(crate) fn wave(task: &str, number: u16) -> Wave {
         task: task_id(task),
         number,
         devices: vec![eui(2), eui(1)],
-        started_at: at(12),
+        started_at: Some(at(12)),
         ended_at: Some(at(13)),
     }
 }

@@ -10,6 +10,7 @@ use lorawan_fuota::lorawan::fragmentation::{
     PACKAGE_IDENTIFIER, UplinkCommand, block_ack_delay_max, decode_downlink,
 };
 use lorawan_fuota::lorawan::keys::{data_block_int_key, data_block_mic};
+use lorawan_fuota::time::Timestamp;
 
 use super::environment::Environment;
 use super::outbox::{Content, Entry, Tag};
@@ -41,6 +42,7 @@ pub(super) struct Fragmentation {
     /// `SessionCntPrev` of each index; kept over reboots (TS004-2.0.0 §3.3).
     session_cnt_prev: [Option<u16>; 4],
     completed: Option<Vec<u8>>,
+    completed_at: Option<Timestamp>,
 }
 
 #[derive(Clone, Debug)]
@@ -71,6 +73,11 @@ impl Fragmentation {
     pub(super) fn progress(&self, frag_index: u8) -> Option<DecoderProgress> {
         let session = self.sessions.get(usize::from(frag_index))?.as_ref()?;
         Some(session.progress())
+    }
+
+    /// When the last data block was complete.
+    pub(super) fn completed_at(&self) -> Option<Timestamp> {
+        self.completed_at
     }
 
     /// The data block completed since the last call.
@@ -248,7 +255,10 @@ impl Fragmentation {
                 session.memory_error = true;
                 environment.note(format_args!("{lost} fragments lost: too many"));
             }
-            Progress::Complete => self.completed = session.complete(version, environment),
+            Progress::Complete => {
+                self.completed = session.complete(version, environment);
+                self.completed_at = Some(environment.now);
+            }
             Progress::TooManyLost { .. } | Progress::Incomplete { .. } | Progress::Ignored(_) => {}
         }
         true

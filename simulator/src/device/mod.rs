@@ -124,6 +124,11 @@ impl EndDevice {
         self.fragmentation.progress(frag_index)
     }
 
+    /// When it last held a whole data block for the first time.
+    pub fn block_completed_at(&self) -> Option<Timestamp> {
+        self.fragmentation.completed_at()
+    }
+
     /// Its multicast groups by `McGroupID`.
     pub fn mc_groups(&self) -> &[Option<McGroup>; MC_GROUP_COUNT] {
         self.multicast.groups()
