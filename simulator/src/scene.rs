@@ -119,7 +119,9 @@ impl Scene {
         let expected = Expected {
             target_version: NEW_VERSION.to_ts006(),
             out_of_reach: self.options.fleet.loss > OUT_OF_REACH,
-            budget_may_go: faults.outages.is_some() || faults.bursts.is_some(),
+            budget_may_go: faults.outages.is_some()
+                || faults.bursts.is_some()
+                || self.world.any_clock_stepped(),
             may_be_unheard: faults.outages.is_some(),
             time_may_run_out: self.options.spends_duty_cycle(),
             clock_off: drift

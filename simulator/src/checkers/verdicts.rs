@@ -21,8 +21,8 @@ pub struct Expected {
     pub target_version: u32,
     /// So much is lost that a device may stay out of reach for a whole task; it has to end with its reason then.
     pub out_of_reach: bool,
-    /// Loss came in bursts, or gateways fell silent: frames of unknown fate count as sent, so that what the operator
-    /// allows may be spent on nobody.
+    /// Loss came in bursts, gateways fell silent, or a device's clock was moved and it listens too late: frames of
+    /// unknown fate count as sent, so that what the operator allows may be spent on nobody.
     pub budget_may_go: bool,
     /// Gateways fell silent: a device that joins again with growing pauses may miss all the moments they were there.
     pub may_be_unheard: bool,

@@ -98,7 +98,7 @@ fn scenario_14_a_gateway_never_acknowledges() {
     assert!(outcome.devices.iter().all(|d| d.attempts <= 20));
 
     // What one device is sent never reaches it: a bounded number of attempts, and the others go on.
-    let mut deaf = Play::start(&options);
+    let deaf = Play::start(&options);
     deaf.set_loss(0, 0.0, 1.0);
     let (deaf, outcome) = deaf.end();
     others_updated(&outcome, deaf.dev_eui(0));

@@ -110,7 +110,7 @@ impl Play {
     }
 
     /// From now on so much of what a device sends and should receive is lost.
-    pub(crate) fn set_loss(&mut self, number: usize, uplink_loss: f64, downlink_loss: f64) {
+    pub(crate) fn set_loss(&self, number: usize, uplink_loss: f64, downlink_loss: f64) {
         let device = self.dev_eui(number);
         let gateways = self.scene.fleet.gateways.clone();
         self.scene.world.lab_mut(|lab| {
