@@ -25,8 +25,8 @@ pub struct ChannelConfig {
     pub collisions: bool,
 }
 
-/// Loss that comes in bursts: a link is good, then bad, then good again (Gilbert 1960, Elliott 1963), in both directions
-/// alike.
+/// Loss that comes in bursts: a link is good, then bad, then good again, in both directions alike (Gilbert 1960,
+/// Elliott 1963).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Bursts {
     /// How long a link is good, in the mean.
@@ -194,7 +194,7 @@ impl Burst {
         while until <= at {
             self.bad = !self.bad;
             let mean = if self.bad { bursts.lasts } else { bursts.every };
-            until = until + self.random.exponential(mean).max(Duration::from_millis(1));
+            until += self.random.exponential(mean).max(Duration::from_millis(1));
         }
         self.until = Some(until);
         self.bad && self.random.chance(bursts.loss)

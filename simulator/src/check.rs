@@ -89,6 +89,19 @@ impl Default for CheckOptions {
 }
 
 impl CheckOptions {
+    /// A world of this fleet without any fault.
+    pub fn plain(fleet: FleetOptions) -> Self {
+        Self {
+            fleet,
+            basics_modem: false,
+            image_bytes: 4096,
+            spread: false,
+            window_after: None,
+            faults: Faults::default(),
+            air_share_permille: 1000,
+        }
+    }
+
     /// The world of a seed.
     pub fn of_seed(seed: u64) -> Self {
         let mut random = Random::of(seed, 0xc4ec);
@@ -142,12 +155,23 @@ impl CheckOptions {
 }
 
 impl CheckOptions {
+    /// The fleet is so slow that the image takes more air than its sub-band allows within an hour.
+    pub fn spends_duty_cycle(&self) -> bool {
+        self.fleet.region == Region::Eu868 && self.fleet.data_rate == 0 && self.image_bytes > 6000
+    }
+
     /// Adds the rarer faults, drawn apart so that they change nothing else of the seed's world.
     fn with_troubles(mut self) -> Self {
         self.faults.strike(self.fleet.seed);
         let mut random = Random::of(self.fleet.seed, 0xa1e5);
         if random.chance(0.15) {
             self.air_share_permille = u16::try_from(100 + random.below(500)).unwrap_or(1000);
+        }
+        // So slow that the duty cycle of the sub-band is spent before the image is through.
+        if random.chance(0.03) && self.fleet.region == Region::Eu868 {
+            self.fleet.data_rate = 0;
+            self.image_bytes = 6500;
+            self.air_share_permille = 1000;
         }
         self
     }

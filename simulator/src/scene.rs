@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lorawan_fuota::lorawan::identifiers::DevEui;
-use lorawan_fuota::record::{Change, Image, Task, TaskDevice, TaskId};
+use lorawan_fuota::record::{Change, Image, Task, TaskId};
 use lorawan_fuota::runtime::{Command, CommandError};
 use lorawan_fuota::time::Timestamp;
 
@@ -65,6 +65,11 @@ impl Scene {
         }
     }
 
+    /// Says something else of the image.
+    pub fn change_image(&mut self, change: impl FnOnce(&mut Image)) {
+        change(&mut self.image.0);
+    }
+
     /// The draft of a task for the image.
     pub fn draft(&self) -> Task {
         check::task(&self.options, &self.image.0, self.world.now())
@@ -114,8 +119,11 @@ impl Scene {
         let expected = Expected {
             target_version: NEW_VERSION.to_ts006(),
             out_of_reach: self.options.fleet.loss > OUT_OF_REACH,
-            budget_may_go: faults.outages.is_some() || faults.bursts.is_some(),
+            budget_may_go: faults.outages.is_some()
+                || faults.bursts.is_some()
+                || self.world.any_clock_stepped(),
             may_be_unheard: faults.outages.is_some(),
+            time_may_run_out: self.options.spends_duty_cycle(),
             clock_off: drift
                 + faults.server_step * 2
                 + if self.world.any_clock_stepped() {
@@ -155,13 +163,6 @@ impl Scene {
         });
         events.sort_by_key(|event| event.at);
         events
-    }
-
-    /// The device of a task.
-    pub fn device(&self, task: &TaskId, number: usize) -> Option<TaskDevice> {
-        let dev_eui = self.fleet.devices.get(number)?.dev_eui;
-        let mut devices = self.world.task_devices(task).into_iter();
-        devices.find(|d| d.dev_eui == dev_eui)
     }
 }
 

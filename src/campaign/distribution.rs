@@ -2,9 +2,9 @@
 //!
 //! At most one frame of a session waits for its report, so that the next fragment is chosen knowing whether the last
 //! one left: a fragment no gateway sent goes out again before any later one does (devices drop late uncoded fragments,
-//! and a coded one that nobody could hear is not taken from what the operator allows). The network decides when a frame is on air; a slow report
-//! is the back pressure that paces the session. How long a round is and who is asked after it: `rounds`; when a window
-//! opens and closes and for whom: `windows`.
+//! and a coded one that nobody could hear is not taken from what the operator allows). The network decides when a frame
+//! is on air; a slow report is the back pressure that paces the session. How long a round is and who is asked after it:
+//! `rounds`; when a window opens and closes and for whom: `windows`.
 
 use std::collections::BTreeSet;
 use std::time::Duration;

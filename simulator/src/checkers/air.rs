@@ -1,6 +1,6 @@
 //! The share of a gateway's air that the operator allows: what can wait has to, until the gateway has rested enough for
-//! all it sent. An answer in a receive window cannot wait; it counts, and delays the others. Duty cycles are watched by each gateway (`rule_watch`) and
-//! judged at the end (`verdicts`).
+//! all it sent. An answer in a receive window cannot wait; it counts, and delays the others. Duty cycles are watched by
+//! each gateway (`rule_watch`) and judged at the end (`verdicts`).
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -12,9 +12,9 @@ use crate::gateway::OnAir;
 
 use super::{Broken, Checker};
 
-/// Air a gateway may be ahead of its share when a frame leaves that could wait: what was decided on before it, but is
-/// on air later or not at all.
-const AHEAD: Duration = Duration::from_secs(3);
+/// Air a gateway may be ahead of its share when a frame leaves that could wait: two of the longest frames, which were
+/// decided on before it.
+const AHEAD: Duration = Duration::from_secs(6);
 
 /// How far each gateway is ahead of its share: a bucket that drains at the rate of the share.
 #[derive(Default)]

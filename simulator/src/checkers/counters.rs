@@ -22,6 +22,8 @@ use super::{Broken, Checker};
 pub struct FragmentOnAir {
     /// Its first moment.
     pub at: Timestamp,
+    /// Its last.
+    pub end: Timestamp,
     /// Who sent it.
     pub gateway: GatewayEui,
     /// Whose it is.
@@ -42,6 +44,8 @@ pub struct Counters {
     highest: BTreeMap<DevAddr, u16>,
     groups: BTreeMap<DevAddr, McGroup>,
     fragments: Vec<FragmentOnAir>,
+    /// When frames of groups that are no fragments began.
+    polls: Vec<Timestamp>,
     /// Highest uncoded fragment on air.
     uncoded: BTreeMap<SessionId, u16>,
     /// The last frame in words.
@@ -62,6 +66,10 @@ impl Counters {
     /// The last frame in words.
     pub(super) fn last(&self) -> String {
         self.last.clone()
+    }
+
+    pub(super) fn polls(&self) -> &[Timestamp] {
+        &self.polls
     }
 
     pub(super) fn commit(&mut self, changes: &[Change]) {
@@ -95,7 +103,7 @@ impl Counters {
             return Vec::new();
         }
         let mut broken = self.counters(&sent.phy_payload, &frame);
-        broken.extend(self.fragment(gateway, sent.start, &frame, records));
+        broken.extend(self.fragment(gateway, sent, &frame, records));
         broken
     }
 
@@ -128,7 +136,7 @@ impl Counters {
     fn fragment(
         &mut self,
         gateway: GatewayEui,
-        at: Timestamp,
+        sent: &OnAir,
         frame: &DataFrame,
         records: &Records,
     ) -> Vec<Broken> {
@@ -144,6 +152,7 @@ impl Counters {
         let block = session.block;
         let found = DataFragment::decode(&payload).ok().map(|f| f.n);
         let Some(n) = found.filter(|_| frame.f_port == Some(session.frag_port)) else {
+            self.polls.push(sent.start);
             return Vec::new();
         };
         let mut broken = Vec::new();
@@ -164,7 +173,8 @@ impl Counters {
         }
         self.last.push_str(&format!(", fragment {n}"));
         self.fragments.push(FragmentOnAir {
-            at,
+            at: sent.start,
+            end: sent.end,
             gateway,
             session: session.id.clone(),
             n,

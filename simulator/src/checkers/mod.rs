@@ -117,7 +117,8 @@ impl Checkers {
     /// Takes in a commit; `lab` tells what is true.
     pub fn commit(&mut self, at: Timestamp, changes: &[Change], lab: &Lab) {
         self.counters.commit(changes);
-        self.windows.commit(changes);
+        let late = self.windows.commit(at, changes);
+        self.break_all(at, late);
         let broken = self.records.commit(changes, lab, &mut |device, what| {
             if let Some(events) = &mut self.events {
                 events.push(Event {
@@ -151,7 +152,8 @@ impl Checkers {
     }
 
     /// The server starts (again): whatever it keeps in memory alone is gone.
-    pub fn restarted(&mut self) {
+    pub fn restarted(&mut self, at: Timestamp) {
+        self.windows.restarted(at);
         self.share.restarted();
     }
 
@@ -195,6 +197,11 @@ impl Checkers {
     /// Fragments that were on air, in order.
     pub fn fragments(&self) -> &[FragmentOnAir] {
         self.counters.fragments()
+    }
+
+    /// When frames of groups began that were no fragments: questions for status.
+    pub fn polls(&self) -> &[Timestamp] {
+        self.counters.polls()
     }
 
     /// From now on events are kept.

@@ -21,11 +21,14 @@ pub struct Expected {
     pub target_version: u32,
     /// So much is lost that a device may stay out of reach for a whole task; it has to end with its reason then.
     pub out_of_reach: bool,
-    /// Loss came in bursts, or gateways fell silent: frames of unknown fate count as sent, so that what the operator
-    /// allows may be spent on nobody.
+    /// Loss came in bursts, gateways fell silent, or a device's clock was moved and it listens too late: frames of
+    /// unknown fate count as sent, so that what the operator allows may be spent on nobody.
     pub budget_may_go: bool,
     /// Gateways fell silent: a device that joins again with growing pauses may miss all the moments they were there.
     pub may_be_unheard: bool,
+    /// The duty cycle is spent before the image is through, so that repairs wait for the next hour and may find the
+    /// deadline passed.
+    pub time_may_run_out: bool,
     /// Devices that vanished.
     pub vanished: BTreeSet<DevEui>,
     /// How far the clock of a device may be off that the server has set.
@@ -88,6 +91,7 @@ fn updated(device: &TaskDevice, expected: &Expected) -> Option<Broken> {
     let fits = state == DeviceState::Running
         || (expected.out_of_reach && reason.is_some())
         || (expected.budget_may_go && reason == Some(DeviceReason::BudgetSpent))
+        || (expected.time_may_run_out && reason == Some(DeviceReason::WindowClosed))
         || ((vanished || expected.may_be_unheard)
             && (state, reason) == (DeviceState::Silent, Some(DeviceReason::NoAnswer)));
     (!fits).then(|| {

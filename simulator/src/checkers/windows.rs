@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use lorawan_fuota::lorawan::frame::{Direction, Frame};
 use lorawan_fuota::lorawan::identifiers::DevAddr;
-use lorawan_fuota::record::{Change, SessionId};
+use lorawan_fuota::record::{Change, DistributionSession, SessionId, SessionPhase, SessionWindow};
 use lorawan_fuota::time::Timestamp;
 
 use crate::gateway::OnAir;
@@ -22,14 +22,26 @@ pub struct Windows {
     windows: BTreeMap<SessionId, Vec<(Timestamp, Timestamp)>>,
     /// What the server's clock may be off.
     clock_off: Duration,
+    /// The window each session that is being prepared waits for.
+    waiting: BTreeMap<SessionId, SessionWindow>,
+    /// When the server was started last.
+    started: Timestamp,
 }
+
+/// How long after the start of a window, and its guard, a session may begin at the latest.
+const PROMPT: Duration = Duration::from_secs(5);
 
 impl Windows {
     pub(super) fn tolerate(&mut self, off: Duration) {
         self.clock_off = self.clock_off.max(off);
     }
 
-    pub(super) fn commit(&mut self, changes: &[Change]) {
+    pub(super) fn restarted(&mut self, at: Timestamp) {
+        self.started = at;
+    }
+
+    pub(super) fn commit(&mut self, at: Timestamp, changes: &[Change]) -> Vec<Broken> {
+        let mut broken = Vec::new();
         for change in changes {
             match change {
                 Change::PutDistributionSession(session) => {
@@ -38,6 +50,7 @@ impl Windows {
                     if !windows.contains(&window) {
                         windows.push(window);
                     }
+                    broken.extend(self.prompt(at, session));
                 }
                 Change::PutMcGroup(group) => {
                     self.groups.insert(group.mc_addr, group.session.clone());
@@ -45,6 +58,30 @@ impl Windows {
                 _ => {}
             }
         }
+        broken
+    }
+
+    /// The part of [`Checker::Windows`] about timers: a window opens when it is time, not when something else happens.
+    fn prompt(&mut self, at: Timestamp, session: &DistributionSession) -> Option<Broken> {
+        let preparing = session.phase == SessionPhase::Preparing;
+        let before = if preparing {
+            self.waiting.insert(session.id.clone(), session.window)
+        } else {
+            self.waiting.remove(&session.id)
+        };
+        let before = before.filter(|before| {
+            let same = preparing && *before == session.window;
+            !same && session.phase != SessionPhase::Closed && self.started < before.start
+        })?;
+        let late = at.since(before.start);
+        (late > PROMPT + self.clock_off).then(|| {
+            let number = session.id.number;
+            let what = format!(
+                "window {} of session {number} opens {late:?} late",
+                before.number
+            );
+            (Checker::Windows, None, what)
+        })
     }
 
     /// Whose frame it is, if it is one of a group.

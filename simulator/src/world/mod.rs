@@ -441,7 +441,8 @@ impl World {
         if self.crashes > 0 && !self.faults.server_step.is_zero() {
             self.step_server(true);
         }
-        self.shared.checkers.borrow_mut().restarted();
+        let now = self.shared.now.get();
+        self.shared.checkers.borrow_mut().restarted(now);
         let (handle, mut edges) = Handle::new();
         let sender = handle.sender();
         let shared = Arc::clone(&self.shared);

@@ -11,5 +11,6 @@ mod garbage;
 mod kill;
 mod lab;
 mod link;
+mod peer_faults;
 mod realtime;
 mod update;

@@ -42,20 +42,26 @@ const TABLE: &str = "
     simulator/realtime         SHELL -> time lorawan simulator/gateway simulator/device simulator/lab
                                         simulator/semtech simulator/udp simulator/counter_watch
     simulator/counter_watch    PURE  -> lorawan
+    simulator/checkers         SHELL -> time lorawan record simulator/gateway simulator/device simulator/lab
+                                        simulator/counter_watch
     simulator/world            SHELL -> time lorawan record campaign network network/native store runtime
-                                        simulator/random simulator/gateway simulator/lab simulator/counter_watch
+                                        simulator/random simulator/gateway simulator/device simulator/channel
+                                        simulator/lab simulator/checkers
     simulator/fleet            EDGE  -> lorawan firmware proto simulator/random simulator/device simulator/channel
                                         simulator/gateway simulator/lab
     simulator/check            EDGE  -> time lorawan firmware record runtime simulator/random simulator/channel
                                         simulator/gateway simulator/device simulator/lab simulator/fleet
-                                        simulator/world
+                                        simulator/world simulator/checkers simulator/scene
+    simulator/scene            EDGE  -> time lorawan record runtime simulator/device simulator/fleet simulator/world
+                                        simulator/checkers simulator/check
+    simulator/minimise         EDGE  -> lorawan simulator/check simulator/checkers simulator/world
     simulator/operator         EDGE  -> proto
     simulator/server           EDGE  ->
     simulator/demo             EDGE  -> time lorawan proto simulator/bound simulator/channel simulator/gateway
                                         simulator/device simulator/lab simulator/realtime simulator/fleet
                                         simulator/operator simulator/server
     simulator/lab_command      EDGE  -> proto simulator/demo simulator/device simulator/fleet simulator/realtime
-    simulator/main             EDGE  -> simulator/check simulator/demo simulator/lab_command
+    simulator/main             EDGE  -> simulator/check simulator/demo simulator/lab_command simulator/minimise
 ";
 
 /// Crates that PURE rooms do not name.
