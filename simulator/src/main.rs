@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use fuota_simulator::check::{self, CheckOptions};
 use fuota_simulator::demo::{self, DemoArgs};
+use fuota_simulator::fleet::Stacks;
 use fuota_simulator::lab_command::{self, LabArgs};
 
 /// Simulated LoRaWAN gateways and end-devices for firmware updates over the air.
@@ -29,6 +30,12 @@ enum Command {
         /// The first of them.
         #[arg(long, default_value_t = 0)]
         from: u64,
+        /// The stack of all devices, or "mix" for all known ones in turn; drawn for each world when not given.
+        #[arg(long, value_parser = Stacks::from_name)]
+        stack: Option<Stacks>,
+        /// Frames lost, in percent, in each direction; drawn for each world when not given.
+        #[arg(long, value_parser = clap::value_parser!(u32).range(0..=60))]
+        loss: Option<u32>,
     },
 }
 
@@ -36,7 +43,24 @@ fn main() -> ExitCode {
     match Simulator::parse().command {
         Command::Demo(args) => demo::run(&args),
         Command::Lab(args) => run_lab(&args),
-        Command::Check { seeds, from } => check_worlds(from..from.saturating_add(seeds)),
+        Command::Check {
+            seeds,
+            from,
+            stack,
+            loss,
+        } => {
+            let change = |options: &mut CheckOptions| {
+                options.fleet.stacks = stack.unwrap_or(options.fleet.stacks);
+                options.fleet.loss =
+                    loss.map_or(options.fleet.loss, |loss| f64::from(loss) / 100.0);
+            };
+            let again = [
+                stack.map(|stack| format!(" --stack {}", stack.name())),
+                loss.map(|loss| format!(" --loss {loss}")),
+            ];
+            let again: String = again.into_iter().flatten().collect();
+            check_worlds(from..from.saturating_add(seeds), change, &again)
+        }
     }
 }
 
@@ -52,15 +76,21 @@ fn run_lab(args: &LabArgs) -> ExitCode {
 }
 
 #[expect(clippy::print_stdout, reason = "the result of the command")]
-fn check_worlds(seeds: std::ops::Range<u64>) -> ExitCode {
+fn check_worlds(
+    seeds: std::ops::Range<u64>,
+    change: impl Fn(&mut CheckOptions),
+    again: &str,
+) -> ExitCode {
     let (mut failed, all) = (0u64, seeds.clone());
     for seed in seeds {
-        let outcome = check::run(&CheckOptions::of_seed(seed));
+        let mut options = CheckOptions::of_seed(seed);
+        change(&mut options);
+        let outcome = check::run(&options);
         if outcome.violations.is_empty() {
             continue;
         }
         failed += 1;
-        println!("seed {seed} fails; again with: fuota-sim check --from {seed} --seeds 1");
+        println!("seed {seed} fails; again with: fuota-sim check --from {seed} --seeds 1{again}");
         for violation in outcome.violations {
             println!("  {}  {}", violation.at, violation.what);
         }

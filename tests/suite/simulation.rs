@@ -62,7 +62,6 @@ fn hurried(seed: u64, window_after: Duration) -> CheckOptions {
             seed,
             ..FleetOptions::default()
         },
-        basics_modem: false,
         image_bytes: 20_000,
         spread: false,
         window_after: Some(window_after),
