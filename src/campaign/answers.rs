@@ -168,7 +168,7 @@ impl Campaign {
                 self.answered(now, dev_eui);
             }
             UplinkCommand::DevUpgradeImageAns(answer) => {
-                self.image_checked(now, dev_eui, answer.up_image_status);
+                self.image_checked(now, dev_eui, answer.up_image_status, around);
             }
             UplinkCommand::DevRebootCountdownAns(answer) => {
                 self.reboot_answered(now, dev_eui, answer.countdown, around);

@@ -7,8 +7,8 @@ use crate::lorawan::fragmentation::FragDataBlockReceivedReq;
 use crate::lorawan::identifiers::DevEui;
 use crate::record::fragments_sent;
 use crate::record::{
-    CleanupState, DeviceReason, DeviceState, FleetDevice, SuccessCriterion, TaskDevice,
-    VersionEvidence, VersionSource,
+    CleanupState, DeviceReason, DeviceState, FleetDevice, StatusInterpretation, SuccessCriterion,
+    TaskDevice, VersionEvidence, VersionSource,
 };
 use crate::time::Timestamp;
 
@@ -80,7 +80,13 @@ impl Campaign {
     }
 
     /// `DevUpgradeImageAns`.
-    pub(super) fn image_checked(&mut self, now: Timestamp, dev_eui: DevEui, status: UpImageStatus) {
+    pub(super) fn image_checked(
+        &mut self,
+        now: Timestamp,
+        dev_eui: DevEui,
+        status: UpImageStatus,
+        around: &Surroundings<'_>,
+    ) {
         let Some(record) = self.devices.get(&dev_eui) else {
             return;
         };
@@ -119,6 +125,9 @@ impl Campaign {
             )),
             UpImageStatus::Corrupt => reject("DevUpgradeImageAns: corrupt or bad signature"),
             UpImageStatus::WrongHardware => reject("DevUpgradeImageAns: wrong hardware"),
+            UpImageStatus::NoImage if self.is_doubted(dev_eui, around) => {
+                return self.receives_again(now, dev_eui);
+            }
             // The device has not looked at the image yet: it is asked again, as often as any command.
             UpImageStatus::NoImage => {
                 self.note(
@@ -130,6 +139,57 @@ impl Campaign {
             }
         };
         self.conclude(now, dev_eui, state, reason, evidence);
+    }
+
+    /// Whether a device that reported all fragments and has no image was misread: its stack is known for status answers
+    /// that look complete, it was asked twice, and its session can still send.
+    fn is_doubted(&self, dev_eui: DevEui, around: &Surroundings<'_>) -> bool {
+        self.devices.get(&dev_eui).is_some_and(|record| {
+            record.tries >= 2
+                && may_look_complete(around, dev_eui)
+                && self.session_of(record).is_some_and(|s| s.is_running())
+        })
+    }
+
+    /// Back among those that receive: it needs at least one fragment more.
+    fn receives_again(&mut self, now: Timestamp, dev_eui: DevEui) {
+        let Some(record) = self.devices.get(&dev_eui) else {
+            return;
+        };
+        let Some(number) = record.session.map(usize::from) else {
+            return;
+        };
+        let Some(session) = self.sessions.get_mut(number) else {
+            return;
+        };
+        let sent = fragments_sent(&session.record);
+        session.heard_any = true;
+        let evidence = "DevUpgradeImageAns: no image, although the status looked complete";
+        self.conclude(
+            now,
+            dev_eui,
+            DeviceState::Receiving,
+            None,
+            evidence.to_owned(),
+        );
+        self.talks.entry(dev_eui).or_default().no_image_after = Some(sent);
+        if let Some(report) = self
+            .devices
+            .get_mut(&dev_eui)
+            .and_then(|d| d.fragments.as_mut())
+        {
+            (report.deficit, report.fragments_sent, report.at) = (1, sent, now);
+        }
+    }
+
+    /// Devices of a session whose word that they have everything is not enough, and whose image check is awaited.
+    pub(super) fn has_unconfirmed(&self, number: usize, around: &Surroundings<'_>) -> bool {
+        self.open
+            .iter()
+            .filter_map(|dev_eui| self.devices.get(dev_eui))
+            .filter(|d| d.session.map(usize::from) == Some(number))
+            .filter(|d| d.state == DeviceState::ReportedReceived)
+            .any(|d| may_look_complete(around, d.dev_eui))
     }
 
     /// `DevRebootCountdownAns`: seconds until the reboot, 0 for an error.
@@ -367,4 +427,13 @@ impl Campaign {
             self.uncleaned.remove(&dev_eui);
         }
     }
+}
+
+/// The device's status answers may look complete before it is; TS006 tells.
+fn may_look_complete(around: &Surroundings<'_>, dev_eui: DevEui) -> bool {
+    around.fleet.get(dev_eui).is_some_and(|device| {
+        let profile = &device.profile;
+        profile.status_interpretation != StatusInterpretation::Spec
+            && profile.packages.firmware_management.is_some()
+    })
 }

@@ -1,8 +1,8 @@
 //! During the window: uncoded fragments, then as many coded ones as the round wants.
 //!
 //! At most one frame of a session waits for its report, so that the next fragment is chosen knowing whether the last
-//! one left: an uncoded fragment no gateway sent is repeated before any later one goes out (devices drop late uncoded
-//! fragments), a coded one is replaced by the next coded one. The network decides when a frame is on air; a slow report
+//! one left: a fragment no gateway sent goes out again before any later one does (devices drop late uncoded fragments,
+//! and a coded one that nobody could hear is not taken from what the operator allows). The network decides when a frame is on air; a slow report
 //! is the back pressure that paces the session. How long a round is and who is asked after it: `rounds`; when a window
 //! opens and closes and for whom: `windows`.
 
@@ -36,8 +36,6 @@ pub(super) struct SessionRun {
     pub(super) waiting: Option<u32>,
     /// Nothing is released before.
     pub(super) not_before: Timestamp,
-    /// An uncoded fragment to be sent once more.
-    pub(super) resend: Option<u16>,
     /// End on air of the last frame, as far as reported.
     pub(super) air_end: Timestamp,
     /// Devices asked in the current poll that have not answered; unknown after a restart.
@@ -67,7 +65,6 @@ impl SessionRun {
             rows,
             waiting: None,
             not_before: Timestamp::default(),
-            resend: None,
             air_end: Timestamp::default(),
             unanswered: None,
             heard_any: false,
@@ -301,12 +298,8 @@ impl Campaign {
             return;
         }
         session.not_before = now + REFUSED_PAUSE;
-        if n <= session.record.block.nb_frag {
-            session.resend = Some(n);
-        } else {
-            session.record.coded_target = session.record.coded_target.saturating_add(1);
-            self.changed.sessions.insert(session.record.id.number);
-        }
+        session.record.resend = Some(n);
+        self.changed.sessions.insert(session.record.id.number);
     }
 
     fn poll_reported(
@@ -351,7 +344,7 @@ impl Campaign {
         if now + WINDOW_TAIL >= record.window.end() {
             return self.next_window(now, number, around);
         }
-        let next = match session.resend {
+        let next = match record.resend {
             Some(n) => Some(n),
             None if record.uncoded_sent < nb_frag => Some(record.uncoded_sent + 1),
             None if record.coded_sent < record.coded_target => session.coded_n(record.coded_sent),
@@ -378,7 +371,7 @@ impl Campaign {
         };
         session.waiting = Some(sent);
         session.frames += 1;
-        if session.resend.take().is_none() {
+        if session.record.resend.take().is_none() {
             if n <= nb_frag {
                 session.record.uncoded_sent = n;
             } else {

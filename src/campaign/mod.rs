@@ -241,6 +241,7 @@ impl Campaign {
                 uncoded_sent: 0,
                 coded_sent: 0,
                 coded_target: 0,
+                resend: None,
                 round: 0,
                 roll_calls: 0,
                 rounds: Vec::new(),

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use crate::lorawan::identifiers::DevEui;
 use crate::record::{
-    DeviceReason, DeviceState, Fleet, FleetDevice, NetworkRequest, SessionId, SessionPhase,
-    SessionWindow, SetupStage, TaskDevice, fragments_sent,
+    DeviceReason, DeviceState, Fleet, FleetDevice, NetworkRequest, PollKind, SessionId,
+    SessionPhase, SessionWindow, SetupStage, TaskDevice, fragments_sent,
 };
 use crate::task::{plan, sizing};
 use crate::time::Timestamp;
@@ -21,6 +21,8 @@ const MAX_SESSIONS: usize = 32;
 const LOST_LATER: u16 = 4;
 /// Before a device that was being set up is set up for another session: answers do not say which one they are about.
 const ANSWERS_SETTLE: Duration = Duration::from_secs(10);
+/// How long a session stays open for devices that say that they are done and may not be.
+const CHECKS_TAKE: Duration = Duration::from_secs(1800);
 /// What must be left of a window for a device to be let in.
 const LATE_TAIL: Duration = Duration::from_secs(15);
 
@@ -233,16 +235,40 @@ impl Campaign {
         self.move_late(now, number, late, around);
     }
 
-    /// Everybody who took part is through: who never came gets another session.
+    /// Everybody who took part is through: who never came gets another session. A session whose devices' word is not
+    /// enough stays open until their image checks are in: who has no image after all needs more fragments.
     pub(super) fn finish_session(
         &mut self,
         now: Timestamp,
         number: usize,
         around: &Surroundings<'_>,
     ) {
+        if self.has_unconfirmed(number, around) && self.waits_for_checks(now, number) {
+            return;
+        }
         let late = self.members(number).map(|d| d.dev_eui).collect();
         self.move_late(now, number, late, around);
         self.close_session(number);
+    }
+
+    /// Holds a session open for a while, at most to the end of its window; false when that time is over.
+    fn waits_for_checks(&mut self, now: Timestamp, number: usize) -> bool {
+        let Some(session) = self.sessions.get_mut(number) else {
+            return false;
+        };
+        let until = match session.record.phase {
+            SessionPhase::Polling {
+                kind: PollKind::Individual,
+                until,
+            } => return now < until,
+            _ => (now + CHECKS_TAKE).min(session.record.window.end()),
+        };
+        session.record.phase = SessionPhase::Polling {
+            kind: PollKind::Individual,
+            until,
+        };
+        self.changed.sessions.insert(session.record.id.number);
+        now < until
     }
 
     /// Gives devices a session of their own, if there is still time for one.
@@ -326,6 +352,7 @@ impl Campaign {
             time_out: record.window.time_out,
         };
         (record.uncoded_sent, record.coded_sent, record.coded_target) = (0, 0, 0);
+        record.resend = None;
         (record.round, record.roll_calls) = (0, 0);
         record.rounds.clear();
         record.airtime_us.clear();
@@ -359,7 +386,6 @@ impl Campaign {
         session.record.phase = SessionPhase::Preparing;
         session.record.window.number += 1;
         session.record.window.start = start;
-        session.resend = None;
         self.changed.sessions.insert(session.record.id.number);
         for dev_eui in members {
             self.due.insert((now, dev_eui));

@@ -50,6 +50,9 @@ pub struct DistributionSession {
     pub coded_sent: u16,
     /// Coded fragments to have been released when the current round ends.
     pub coded_target: u16,
+    /// `N` of a released fragment that no gateway sent: it goes out before any other does.
+    #[serde(default)]
+    pub resend: Option<u16>,
     /// Rounds begun: 1 = the uncoded pass with its first coded fragments.
     pub round: u16,
     /// Roll calls made in vain since the last fragment.

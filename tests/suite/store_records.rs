@@ -430,6 +430,7 @@ pub(crate) fn distribution(task: &str, number: u16) -> DistributionSession {
         uncoded_sent: 100,
         coded_sent: 40,
         coded_target: 50,
+        resend: Some(139),
         round: 3,
         roll_calls: 1,
         rounds: vec![StatusRound {
