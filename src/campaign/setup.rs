@@ -11,7 +11,7 @@ use crate::lorawan::multicast_setup::{self, McGroupSetupReq, McSessionAns};
 use crate::lorawan::{PackageVersion, firmware_management, fragmentation};
 use crate::record::{
     Capability, DeviceReason, DeviceState, FleetDevice, McGroup, NetworkRequest, Package,
-    SessionPhase, SetupStage, TaskDevice, Uplink, VersionSource,
+    SessionPhase, SetupStage, StatusInterpretation, TaskDevice, Uplink, VersionSource,
 };
 use crate::time::Timestamp;
 
@@ -25,6 +25,8 @@ const LATEST_REQUEST: Duration = Duration::from_secs(3);
 pub(super) const LATE_LEAD: Duration = Duration::from_secs(3);
 /// How far `TimeToStart` may be from what it should be: seconds of queueing and of rounding, not a wrong clock.
 const CLOCK_TOLERANCE_S: i64 = 3;
+/// Zephyr tells the time to the start when it is asked, and answers up to three seconds later.
+const ZEPHYR_ANSWER_WAIT_S: i64 = 3;
 /// Session answers with a wrong clock before the device is given up: each followed a chance to get the time.
 const CLOCK_ERRORS: u8 = 5;
 /// Error answers to one command before the device is believed. LoRaMac-node answers IDerror while its radio is busy.
@@ -297,7 +299,12 @@ impl Campaign {
         let expected = start.to_gps().seconds() - heard_at;
         let off = i64::from(time_to_start) - expected;
         self.answered(now, dev_eui);
-        if off.abs() <= CLOCK_TOLERANCE_S {
+        let zephyr = around
+            .fleet
+            .get(dev_eui)
+            .is_some_and(|d| d.profile.status_interpretation == StatusInterpretation::Zephyr);
+        let waited = if zephyr { ZEPHYR_ANSWER_WAIT_S } else { 0 };
+        if (-CLOCK_TOLERANCE_S..=CLOCK_TOLERANCE_S + waited).contains(&off) {
             self.update_setup(dev_eui, |setup| {
                 setup.window = Some(window.number);
                 setup.resync = false;

@@ -18,7 +18,7 @@ use lorawan_fuota::time::Timestamp;
 
 use super::clock::DeviceClock;
 use super::environment::Environment;
-use super::outbox::Content;
+use super::outbox::{Content, time_to_start};
 use super::radio::Listening;
 use super::reading::read_commands;
 use super::stack::{BadParameters, ClassB, GroupStatus, LateStart};
@@ -178,11 +178,16 @@ impl MulticastSetup {
                 })
             }
             DownlinkCommand::McClassCSessionReq(request) => {
-                let answer = self.session(request, environment);
+                let mut answer = self.session(request, environment);
                 let bad = answer.freq_error || answer.dr_error;
                 if bad && quirks.bad_parameters == BadParameters::BareCid {
                     UplinkCommand::McClassCSessionAnsWithoutStatus
                 } else if let Some(starts_at_us) = self.starts_at(&answer) {
+                    if quirks.time_to_start_at_request {
+                        let left = time_to_start(environment.now, environment.clock, starts_at_us);
+                        answer.time_to_start = Some(left);
+                        return answer_with(version, answer, environment);
+                    }
                     let content = Content::SessionAns {
                         answer,
                         starts_at_us,
@@ -346,9 +351,8 @@ impl MulticastSetup {
         };
         let mut answer = self.session(as_class_c, environment);
         if let Some(starts_at_us) = self.starts_at(&answer) {
-            let ahead = starts_at_us.saturating_sub(environment.clock.gps_us(environment.now));
-            let seconds = u32::try_from(ahead / 1_000_000).ok();
-            answer.time_to_start = seconds.filter(|_| environment.clock.is_set());
+            let left = time_to_start(environment.now, environment.clock, starts_at_us);
+            answer.time_to_start = Some(left);
         }
         if !runs {
             std::mem::swap(self, &mut kept);
@@ -413,6 +417,18 @@ impl McSession {
     fn is_on(&self, gps_us: i64) -> bool {
         (self.starts_at_us..self.ends_at_us).contains(&gps_us)
     }
+}
+
+/// Answers with what is known of the session now.
+fn answer_with(
+    version: PackageVersion,
+    answer: McSessionAns,
+    environment: &mut Environment<'_>,
+) -> bool {
+    let mut bytes = Vec::new();
+    UplinkCommand::McClassCSessionAns(answer).encode(version, &mut bytes);
+    environment.answer(DEFAULT_F_PORT, bytes);
+    true
 }
 
 fn session_answer(mc_group_id: u8) -> McSessionAns {

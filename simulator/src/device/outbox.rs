@@ -175,12 +175,17 @@ impl Content {
                 mut answer,
                 starts_at_us,
             } => {
-                let ahead = starts_at_us.saturating_sub(clock.gps_us(now)).max(0) / 1_000_000;
-                let ahead = u32::try_from(ahead).unwrap_or(TIME_TO_START_UNKNOWN);
-                let known = clock.is_set() && ahead < TIME_TO_START_UNKNOWN;
-                answer.time_to_start = Some(if known { ahead } else { TIME_TO_START_UNKNOWN });
+                answer.time_to_start = Some(time_to_start(now, clock, starts_at_us));
                 multicast_setup::UplinkCommand::McClassCSessionAns(answer).encode(version, out);
             }
         }
     }
+}
+
+/// Seconds to a start by the device's clock, as `TimeToStart` has it.
+pub(super) fn time_to_start(now: Timestamp, clock: &DeviceClock, starts_at_us: i64) -> u32 {
+    let ahead = starts_at_us.saturating_sub(clock.gps_us(now)).max(0) / 1_000_000;
+    let ahead = u32::try_from(ahead).unwrap_or(TIME_TO_START_UNKNOWN);
+    let known = clock.is_set() && ahead < TIME_TO_START_UNKNOWN;
+    if known { ahead } else { TIME_TO_START_UNKNOWN }
 }

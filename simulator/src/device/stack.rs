@@ -158,6 +158,8 @@ pub struct MulticastQuirks {
     pub class_b: ClassB,
     /// A session accepted without a time source starts once the clock is set; otherwise never (Zephyr).
     pub starts_once_clock_is_set: bool,
+    /// `TimeToStart` is that of the request, not of the answer: all public stacks. It matters where answers wait.
+    pub time_to_start_at_request: bool,
     /// A session request takes the timer from the sessions of other groups: LoRaMac-node.
     pub one_session_timer: bool,
     /// Commands that come by multicast are carried out: LoRaMac-node, Zephyr. TS005 §2 forbids it.
@@ -319,6 +321,7 @@ impl StackQuirks {
                 bad_parameters: BadParameters::Flags,
                 class_b: ClassB::Refused,
                 starts_once_clock_is_set: true,
+                time_to_start_at_request: false,
                 one_session_timer: false,
                 commands_by_multicast: false,
             },
