@@ -305,12 +305,15 @@ impl Campaign {
         }
         let number = usize::from(session.record.id.number);
         let sent = fragments_sent(&session.record);
+        // While fragments flow, an answer is about an earlier moment: it is no sign of what is needed after the round.
+        let settled = matches!(session.record.phase, SessionPhase::Polling { .. });
         let numbers = Answer {
             version,
             received: answer.nb_frag_received,
             missing: answer.missing_frag,
             nb_frag: block.nb_frag,
             rows: session.rows_sent(),
+            settled,
             previous: record.fragments,
         };
         let progress = status::interpret(stack, numbers);
@@ -319,8 +322,6 @@ impl Campaign {
         let memory_error =
             answer.memory_error && status::believes_memory_error(stack, max_lost, numbers);
         let heard_of = sent.saturating_sub(record.setup.missed_before);
-        // While fragments flow, an answer is about an earlier moment: it is no sign of what is needed after the round.
-        let settled = matches!(session.record.phase, SessionPhase::Polling { .. });
         let windows_over = now + self.windows_last(dev_eui);
         self.answered(now, dev_eui);
         if answer.session_absent {

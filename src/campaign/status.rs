@@ -19,6 +19,8 @@ pub(crate) struct Answer<'a> {
     pub(crate) nb_frag: u16,
     /// Rows of the coded fragments sent before the question, in that order: their N less `NbFrag`.
     pub(crate) rows: &'a [u16],
+    /// Nothing was sent between question and answer.
+    pub(crate) settled: bool,
     /// The answer before.
     pub(crate) previous: Option<FragmentReport>,
 }
@@ -132,7 +134,9 @@ impl Answer<'_> {
         let known = self.rows.len() >= 3 && !passes_through;
         match self.needed_by_basics_modem() {
             0 => Progress::Complete,
-            1 if self.received == self.nb_frag && (stays || known) => Progress::Complete,
+            1 if self.received == self.nb_frag && self.settled && (stays || known) => {
+                Progress::Complete
+            }
             // Enough to see whether it stays.
             1 if self.received == self.nb_frag => Progress::Needs(SILENT_FRAGMENTS),
             needed => Progress::Needs(needed),
@@ -168,7 +172,7 @@ impl Answer<'_> {
             return Progress::Complete;
         }
         let still = self.coded_sent() - heard_of;
-        if heard_of >= lost && still >= SILENT_FRAGMENTS {
+        if self.settled && heard_of >= lost && still >= SILENT_FRAGMENTS {
             return Progress::Complete;
         }
         let solved = self.kept(self.coded_sent());
@@ -222,6 +226,7 @@ mod tests {
             missing,
             nb_frag: 100,
             rows: &ROWS[..coded_sent],
+            settled: true,
             previous: None,
         }
     }
@@ -336,6 +341,12 @@ mod tests {
         assert_eq!(interpret(lmn, answer(105, 5, 5)), Progress::Needs(5));
         assert_eq!(interpret(lmn, answer(113, 5, 13)), Progress::Needs(5));
         assert_eq!(interpret(lmn, answer(108, 5, 13)), Progress::Complete);
+        // What was sent since it was asked says nothing.
+        let asked_before = Answer {
+            settled: false,
+            ..answer(108, 5, 13)
+        };
+        assert_eq!(interpret(lmn, asked_before), Progress::Needs(5));
         // It stopped too early for that: it is deaf.
         assert_eq!(interpret(lmn, answer(103, 5, 13)), Progress::Needs(5));
         // The counter of another session.
