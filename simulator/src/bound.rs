@@ -18,14 +18,24 @@ const TRIALS: u32 = 4000;
 /// Expected frames until `devices` devices have a block of `nb_frag` fragments, each losing the share `loss` of all
 /// frames.
 pub fn expected_frames(nb_frag: u32, loss: f64, devices: u32) -> f64 {
-    if loss <= 0.0 || devices == 0 {
-        return f64::from(nb_frag);
-    }
-    let needs = needs(nb_frag, loss);
+    expected_frames_mixed(nb_frag, &[(loss, devices)])
+}
+
+/// The same for a fleet of parts, each so lossy and of so many devices.
+pub fn expected_frames_mixed(nb_frag: u32, parts: &[(f64, u32)]) -> f64 {
+    let lossy = |(loss, devices): &&(f64, u32)| *loss > 0.0 && *devices > 0;
+    let parts: Vec<(Vec<f64>, f64, f64)> = parts
+        .iter()
+        .filter(lossy)
+        .map(|(loss, devices)| (needs(nb_frag, *loss), *loss, f64::from(*devices)))
+        .collect();
     let mut expected = f64::from(nb_frag);
     for coded in 0..=nb_frag * 20 + 1000 {
-        let done = probability_done(&needs, coded, loss);
-        let missing = 1.0 - done.powf(f64::from(devices));
+        let done: f64 = parts
+            .iter()
+            .map(|(needs, loss, devices)| probability_done(needs, coded, *loss).powf(*devices))
+            .product();
+        let missing = 1.0 - done;
         expected += missing;
         if missing < 1e-9 {
             break;

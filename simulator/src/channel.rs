@@ -3,8 +3,10 @@
 //! PURE. Each link has its own generator, so what happens on one does not depend on how often others were asked.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use lorawan_fuota::lorawan::identifiers::{DevEui, GatewayEui};
+use lorawan_fuota::time::Timestamp;
 
 use crate::gateway::OnAir;
 use crate::random::Random;
@@ -21,6 +23,18 @@ pub struct ChannelConfig {
     pub downlink_loss: f64,
     /// Uplinks on the same channel and data rate at the same time destroy each other.
     pub collisions: bool,
+}
+
+/// Loss that comes in bursts: a link is good, then bad, then good again (Gilbert 1960, Elliott 1963), in both directions
+/// alike.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Bursts {
+    /// How long a link is good, in the mean.
+    pub every: Duration,
+    /// How long it is bad, in the mean.
+    pub lasts: Duration,
+    /// Probability that a frame is lost while it is bad; whoever survives that is subject to the steady loss.
+    pub loss: f64,
 }
 
 /// The air between one device and one gateway.
@@ -42,6 +56,7 @@ pub struct Channel {
     config: ChannelConfig,
     seed: u64,
     links: BTreeMap<(GatewayEui, DevEui), State>,
+    bursts: Option<Bursts>,
 }
 
 #[derive(Clone, Debug)]
@@ -49,6 +64,16 @@ struct State {
     /// `None`: out of reach.
     link: Option<Link>,
     random: Random,
+    burst: Burst,
+}
+
+/// Which state a link is in, and until when.
+#[derive(Clone, Debug)]
+struct Burst {
+    /// Its own, so that a burst changes nothing but what it destroys.
+    random: Random,
+    bad: bool,
+    until: Option<Timestamp>,
 }
 
 impl Channel {
@@ -58,12 +83,23 @@ impl Channel {
             config,
             seed,
             links: BTreeMap::new(),
+            bursts: None,
         }
+    }
+
+    /// From now on loss comes in bursts as well, or no longer.
+    pub fn set_bursts(&mut self, bursts: Option<Bursts>) {
+        self.bursts = bursts;
     }
 
     /// Changes a link; `None` is out of reach.
     pub fn set_link(&mut self, gateway: GatewayEui, device: DevEui, link: Option<Link>) {
         self.state(gateway, device).link = link;
+    }
+
+    /// Whether uplinks at the same time destroy each other from now on.
+    pub fn set_collisions(&mut self, collisions: bool) {
+        self.config.collisions = collisions;
     }
 
     /// Changes what is lost on all links.
@@ -85,20 +121,29 @@ impl Channel {
         self.state(gateway, device).link
     }
 
-    /// Draws the fate of an uplink: the link if it arrives.
-    pub fn uplink_arrives(&mut self, gateway: GatewayEui, device: DevEui) -> Option<Link> {
+    /// Draws the fate of an uplink that ends at `at`: the link if it arrives.
+    pub fn uplink_arrives(
+        &mut self,
+        at: Timestamp,
+        gateway: GatewayEui,
+        device: DevEui,
+    ) -> Option<Link> {
+        let bursts = self.bursts;
         let state = self.state(gateway, device);
         let link = state.link?;
-        (!state.random.chance(link.uplink_loss)).then_some(link)
+        let destroyed = state.burst.destroys(at, bursts);
+        (!state.random.chance(link.uplink_loss) && !destroyed).then_some(link)
     }
 
-    /// Draws the fate of a downlink.
-    pub fn downlink_arrives(&mut self, gateway: GatewayEui, device: DevEui) -> bool {
+    /// Draws the fate of a downlink that ends at `at`.
+    pub fn downlink_arrives(&mut self, at: Timestamp, gateway: GatewayEui, device: DevEui) -> bool {
+        let bursts = self.bursts;
         let state = self.state(gateway, device);
-        match state.link {
-            Some(link) => !state.random.chance(link.downlink_loss),
-            None => false,
-        }
+        let Some(link) = state.link else {
+            return false;
+        };
+        let destroyed = state.burst.destroys(at, bursts);
+        !state.random.chance(link.downlink_loss) && !destroyed
     }
 
     /// Whether a frame is destroyed at a gateway by another one there.
@@ -125,8 +170,64 @@ impl Channel {
                     uplink_loss: config.uplink_loss,
                     downlink_loss: config.downlink_loss,
                 }),
+                burst: Burst {
+                    random: Random::of(seed ^ gateway.0.rotate_left(16), device.0),
+                    bad: false,
+                    until: None,
+                },
                 random,
             }
         })
+    }
+}
+
+impl Burst {
+    /// Whether a frame that ends at `at` falls to a burst.
+    fn destroys(&mut self, at: Timestamp, bursts: Option<Bursts>) -> bool {
+        let Some(bursts) = bursts else {
+            return false;
+        };
+        let mut until = match self.until {
+            Some(until) => until,
+            None => at + self.random.exponential(bursts.every),
+        };
+        while until <= at {
+            self.bad = !self.bad;
+            let mean = if self.bad { bursts.lasts } else { bursts.every };
+            until = until + self.random.exponential(mean).max(Duration::from_millis(1));
+        }
+        self.until = Some(until);
+        self.bad && self.random.chance(bursts.loss)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bursts_destroy_their_share_and_in_a_row() {
+        let config = ChannelConfig {
+            uplink_loss: 0.0,
+            downlink_loss: 0.0,
+            collisions: false,
+        };
+        let mut channel = Channel::new(config, 1);
+        channel.set_bursts(Some(Bursts {
+            every: Duration::from_secs(90),
+            lasts: Duration::from_secs(10),
+            loss: 1.0,
+        }));
+        let start = Timestamp::from_unix_seconds(1_800_000_000);
+        let arrives: Vec<bool> = (0..100_000)
+            .map(|s| {
+                let at = start + Duration::from_secs(s);
+                channel.downlink_arrives(at, GatewayEui(1), DevEui(1))
+            })
+            .collect();
+        let lost = arrives.iter().filter(|arrives| !**arrives).count();
+        assert!((8_000..12_000).contains(&lost), "{lost}");
+        let begun = arrives.windows(2).filter(|w| w[0] && !w[1]).count();
+        assert!((700..1_200).contains(&begun), "{begun}");
     }
 }

@@ -14,22 +14,23 @@ use lorawan_fuota::lorawan::{
     PackageVersion, clock_sync, firmware_management, fragmentation, multicast_setup,
 };
 use lorawan_fuota::record::{
-    AfterReboot, Change, CleanupState, DecoderLimits, DeviceKeys, DeviceProfile, DeviceSettings,
-    DeviceState, FCntReset, GatewaySettings, Image, ImageContainer, JoinState, LorawanVersion,
-    MulticastKeys, Package, Packages, RebootMode, Sha256, StatusInterpretation, SuccessCriterion,
-    Task, TaskCounters, TaskDevice, TaskId, TaskOptions, TaskState, TenantId, UplinkField,
-    VersionSource,
+    AfterReboot, DecoderLimits, DeviceKeys, DeviceProfile, DeviceSettings, FCntReset,
+    GatewaySettings, Image, ImageContainer, JoinState, LorawanVersion, MulticastKeys, Package,
+    Packages, RebootMode, Sha256, StatusInterpretation, SuccessCriterion, Task, TaskCounters,
+    TaskDevice, TaskId, TaskOptions, TaskState, TenantId, UplinkField, VersionSource,
 };
 use lorawan_fuota::runtime::{Command, NewDevice};
 use lorawan_fuota::time::Timestamp;
 
 use crate::channel::{Channel, ChannelConfig};
+use crate::checkers::{Event, Violation};
 use crate::device::{Activation, DeviceConfig, EndDevice, StackProfile};
 use crate::fleet::{Fleet, FleetOptions, NEW_VERSION, Stacks};
 use crate::gateway::{Gateway, GatewayConfig};
 use crate::lab::Lab;
 use crate::random::Random;
-use crate::world::{Faults, Violation, World};
+use crate::scene;
+use crate::world::{Faults, World};
 
 /// What a world is made of.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -44,6 +45,8 @@ pub struct CheckOptions {
     pub window_after: Option<Duration>,
     /// What strikes once the task has begun.
     pub faults: Faults,
+    /// Share of each gateway's air the server may use.
+    pub air_share_permille: u16,
 }
 
 /// What became of a run.
@@ -61,6 +64,8 @@ pub struct Outcome {
     pub commits: u64,
     /// From the start of the task to its end, in virtual time.
     pub duration: Duration,
+    /// What happened, where that was asked for.
+    pub events: Vec<Event>,
 }
 
 const TASK: &str = "check";
@@ -71,12 +76,20 @@ const VERSION_FIELD: UplinkField = UplinkField {
     length: 4,
     big_endian: true,
 };
-/// Loss beyond which a device need not be updated, only told about.
-const OUT_OF_REACH: f64 = 0.2;
-/// How far a clock that was set may be off: fractions of seconds are not corrected.
-const CLOCK_TOLERANCE_US: i64 = 2_000_000;
-/// Every task ends within a day of virtual time, whatever strikes.
-const LONGEST: Duration = Duration::from_secs(86_400);
+
+impl Default for CheckOptions {
+    /// A quiet world: the default fleet with a small image, and nothing goes wrong but what the air loses.
+    fn default() -> Self {
+        Self {
+            fleet: FleetOptions::default(),
+            image_bytes: 4000,
+            spread: false,
+            window_after: None,
+            faults: Faults::default(),
+            air_share_permille: 1000,
+        }
+    }
+}
 
 impl CheckOptions {
     /// The world of a seed.
@@ -108,6 +121,7 @@ impl CheckOptions {
             crash_after_commit: rare(&mut random, 0.02),
             ack_lost: rare(&mut random, 0.2),
             restart_after: Duration::from_secs(1 + random.below(20)),
+            ..Faults::default()
         };
         let image_bytes = 500 + usize::try_from(random.below(8000)).unwrap_or(0);
         Self {
@@ -119,7 +133,21 @@ impl CheckOptions {
                 .then(|| Duration::from_secs(30 + random.below(120))),
             spread: random.chance(0.3),
             faults,
+            air_share_permille: 1000,
         }
+        .with_troubles()
+    }
+}
+
+impl CheckOptions {
+    /// Adds the rarer faults, drawn apart so that they change nothing else of the seed's world.
+    fn with_troubles(mut self) -> Self {
+        self.faults.strike(self.fleet.seed);
+        let mut random = Random::of(self.fleet.seed, 0xa1e5);
+        if random.chance(0.15) {
+            self.air_share_permille = u16::try_from(100 + random.below(500)).unwrap_or(1000);
+        }
+        self
     }
 }
 
@@ -142,118 +170,18 @@ fn stacks(random: &mut Random) -> Stacks {
 /// # Panics
 /// The world cannot be set up at all; that is a defect of the simulator.
 pub fn run(options: &CheckOptions) -> Outcome {
-    let start = Timestamp::from_unix_seconds(1_800_000_000);
-    let fleet = Fleet::new(options.fleet);
-    let mut world = World::new(
-        lab(options, &fleet, start),
-        start,
-        options.fleet.seed,
-        options.faults,
-    );
-    enter(&mut world, options, &fleet, start);
-    world.run_until(Duration::from_secs(30), |_| false);
-    let (image, data) = image(options, &fleet, start);
-    let task = task(options, &image, world.now());
-    world.commit(&[
-        Change::PutImage(image.clone(), Arc::clone(&data)),
-        Change::PutTask(task.clone()),
-    ]);
-    world.release_faults();
-    let id = task.id.clone();
-    let begun = world.now();
-    let devices = fleet.devices.iter().map(|d| d.dev_eui).collect();
-    let command = Command::StartTask {
-        task: Box::new(task.clone()),
-        image: (image, data),
-        devices,
-        groups: vec![],
-    };
-    // A commit of unknown fate may have started it already.
-    let refused = world.command(&command).err();
-    let ended = world.run_until(LONGEST, |w| {
-        w.task(&id).is_some_and(|t| t.state.is_terminal())
-    });
-    let task = world.task(&id).unwrap_or(task);
-    let devices = world.task_devices(&id);
-    let mut violations = world.violations();
-    let mut broken = |what: String| {
-        violations.push(Violation {
-            at: world.now(),
-            what,
-        })
-    };
-    if !ended {
-        broken(format!(
-            "the task has not ended within a day: {:?}, start refused: {refused:?}",
-            task.state
-        ));
-    }
-    for device in &devices {
-        check_device(&world, options, device, &mut broken);
-    }
-    for (gateway, breaches) in world.lab(breaches) {
-        broken(format!("gateway {gateway}: {breaches}"));
-    }
-    Outcome {
-        duration: world.now().since(begun),
-        crashes: world.crashes(),
-        commits: world.commits(),
-        task,
-        devices,
-        violations,
-    }
+    scene::run(options, false)
 }
 
-fn check_device(
-    world: &World,
-    options: &CheckOptions,
-    device: &TaskDevice,
-    broken: &mut impl FnMut(String),
-) {
-    let dev_eui = device.dev_eui;
-    // Where so much is lost, a device may stay out of reach for a whole task; it has to end with its reason then.
-    let out_of_reach = options.fleet.loss > OUT_OF_REACH && device.reason.is_some();
-    if device.state != DeviceState::Running && !out_of_reach {
-        broken(format!(
-            "device {dev_eui} ended {:?} ({:?}): {}",
-            device.state, device.reason, device.evidence
-        ));
-    }
-    world.lab(|lab| {
-        let Some(real) = lab.device(dev_eui) else {
-            return;
-        };
-        if device.state == DeviceState::Running && real.running_version() != NEW_VERSION.to_ts006()
-        {
-            broken(format!(
-                "device {dev_eui} is RUNNING but runs {:#010x}",
-                real.running_version()
-            ));
-        }
-        // Both the network and the server give the time; together they must not give it twice.
-        let off_us = real.clock().gps_us(world.now()) - world.now().to_gps().as_micros();
-        if real.clock().is_set() && off_us.abs() > CLOCK_TOLERANCE_US {
-            broken(format!(
-                "the clock of device {dev_eui} is off by {off_us} us"
-            ));
-        }
-        let group = real.mc_groups().iter().flatten().count();
-        if device.group_cleanup == CleanupState::Confirmed && group > 0 {
-            broken(format!(
-                "device {dev_eui} still has a group although its deletion is confirmed"
-            ));
-        }
-    });
+/// As [`run`], keeping what happened.
+///
+/// # Panics
+/// As [`run`].
+pub fn run_logged(options: &CheckOptions) -> Outcome {
+    scene::run(options, true)
 }
 
-fn breaches(lab: &Lab) -> Vec<(lorawan_fuota::lorawan::identifiers::GatewayEui, String)> {
-    let broke = lab.gateways().iter().filter(|g| !g.breaches().is_empty());
-    broke
-        .map(|g| (g.eui(), format!("{:?}", g.breaches())))
-        .collect()
-}
-
-fn lab(options: &CheckOptions, fleet: &Fleet, start: Timestamp) -> Lab {
+pub(crate) fn lab(options: &CheckOptions, fleet: &Fleet, start: Timestamp) -> Lab {
     let seed = options.fleet.seed;
     let devices = fleet.devices.iter().cloned();
     let devices = devices.map(|config| EndDevice::new(config, seed, start));
@@ -282,7 +210,7 @@ fn lab(options: &CheckOptions, fleet: &Fleet, start: Timestamp) -> Lab {
     lab
 }
 
-fn enter(world: &mut World, options: &CheckOptions, fleet: &Fleet, start: Timestamp) {
+pub(crate) fn enter(world: &mut World, options: &CheckOptions, fleet: &Fleet, start: Timestamp) {
     let profiles = fleet.distinct_stacks().into_iter();
     let mut commands: Vec<Command> = profiles
         .map(|stack| Command::PutDeviceProfile(profile(options, stack)))
@@ -299,7 +227,7 @@ fn enter(world: &mut World, options: &CheckOptions, fleet: &Fleet, start: Timest
             gps: false,
             beaconing: false,
             lead_time: Duration::from_millis(300),
-            air_share_permille: 1000,
+            air_share_permille: options.air_share_permille,
             created_at: start,
             tags: BTreeMap::new(),
             updated_at: start,
@@ -411,7 +339,7 @@ fn new_device(device: &DeviceConfig, stack: StackProfile, start: Timestamp) -> N
     }
 }
 
-fn image(options: &CheckOptions, fleet: &Fleet, start: Timestamp) -> (Image, Arc<[u8]>) {
+pub(crate) fn image(options: &CheckOptions, fleet: &Fleet, start: Timestamp) -> (Image, Arc<[u8]>) {
     let mut random = Random::of(options.fleet.seed, 0x1aa6e);
     let body: Vec<u8> = (0..options.image_bytes)
         .map(|_| random.next_u64().to_le_bytes()[0])
@@ -433,7 +361,7 @@ fn image(options: &CheckOptions, fleet: &Fleet, start: Timestamp) -> (Image, Arc
     (image, data.into())
 }
 
-fn task(options: &CheckOptions, image: &Image, start: Timestamp) -> Task {
+pub(crate) fn task(options: &CheckOptions, image: &Image, start: Timestamp) -> Task {
     Task {
         tenant: TenantId::default(),
         id: TaskId(TASK.to_owned()),
@@ -465,5 +393,8 @@ fn task(options: &CheckOptions, image: &Image, start: Timestamp) -> Task {
         tags: BTreeMap::new(),
         updated_at: start,
         expected_end: None,
+        retry_of: None,
+        held: None,
+        resumed_at: None,
     }
 }

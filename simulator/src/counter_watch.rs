@@ -11,7 +11,8 @@ use lorawan_fuota::lorawan::identifiers::DevAddr;
 /// Frames seen by address and counter.
 #[derive(Clone, Debug, Default)]
 pub struct CounterWatch {
-    frames: BTreeMap<(DevAddr, u16), Vec<u8>>,
+    /// The frame, and how often it was seen.
+    frames: BTreeMap<(DevAddr, u16), (Vec<u8>, u32)>,
     reused: u64,
 }
 
@@ -25,12 +26,22 @@ impl CounterWatch {
             return None;
         }
         let key = (frame.dev_addr, frame.f_cnt);
-        let before = self.frames.insert(key, phy_payload.to_vec())?;
-        if before == phy_payload {
+        let seen = self
+            .frames
+            .entry(key)
+            .or_insert_with(|| (phy_payload.to_vec(), 0));
+        seen.1 += 1;
+        if seen.0 == phy_payload {
             return None;
         }
+        phy_payload.clone_into(&mut seen.0);
         self.reused += 1;
         Some(key)
+    }
+
+    /// How often frames of this counter were seen.
+    pub fn times(&self, address: DevAddr, f_cnt: u16) -> u32 {
+        self.frames.get(&(address, f_cnt)).map_or(0, |seen| seen.1)
     }
 
     /// Counters used twice so far.

@@ -188,6 +188,8 @@ pub struct Gateway {
     sent: VecDeque<(Timestamp, Timestamp)>,
     rules: RuleWatch,
     counts: GatewayCounts,
+    /// Cut off from the server, or without power.
+    down: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -208,6 +210,7 @@ impl Gateway {
             sent: VecDeque::new(),
             rules,
             counts: GatewayCounts::default(),
+            down: false,
         }
     }
 
@@ -229,6 +232,20 @@ impl Gateway {
     /// Rules that were broken, in order.
     pub fn breaches(&self) -> &[Breach] {
         self.rules.breaches()
+    }
+
+    /// Whether it is cut off from the server: what it hears gets nowhere, and it is asked in vain.
+    pub fn is_down(&self) -> bool {
+        self.down
+    }
+
+    /// Cuts it off, or connects it again. With its power it also loses its queue, and its counter starts anew.
+    pub fn set_down(&mut self, now: Timestamp, down: bool, power: bool) {
+        self.down = down;
+        if power {
+            self.queue.clear();
+            self.config.counter_offset = self.config.counter_offset.wrapping_sub(self.counter(now));
+        }
     }
 
     /// Its counter at a moment; wraps every 71.6 minutes.

@@ -195,6 +195,28 @@ impl Lab {
         result
     }
 
+    /// A gateway (all if `None`) is cut off or comes back; without power it also loses what it was to send.
+    pub fn set_down(
+        &mut self,
+        now: Timestamp,
+        gateway: Option<GatewayEui>,
+        down: bool,
+        power: bool,
+    ) {
+        for at in 0..self.gateways.len() {
+            if gateway.is_none_or(|eui| self.gateways[at].eui() == eui) {
+                self.gateways[at].set_down(now, down, power);
+                self.reschedule_gateway(at);
+            }
+        }
+    }
+
+    /// Whether there is such a gateway, and it is cut off.
+    pub fn gateway_is_down(&self, gateway: GatewayEui) -> bool {
+        let mut gateways = self.gateways.iter();
+        gateways.any(|g| g.eui() == gateway && g.is_down())
+    }
+
     /// Downlinks that began since the last call, for who wants to check them; the first call begins to collect.
     pub fn take_downlinks(&mut self) -> Vec<(GatewayEui, OnAir)> {
         self.downlinks.replace(Vec::new()).unwrap_or_default()
@@ -297,9 +319,9 @@ impl Lab {
                 member
                     .device
                     .hears(frame.frequency_hz, frame.data_rate, frame.start, frame.end);
-            let arrives = self
-                .channel
-                .downlink_arrives(gateway, member.device.dev_eui());
+            let arrives =
+                self.channel
+                    .downlink_arrives(frame.end, gateway, member.device.dev_eui());
             if stayed && arrives {
                 member.device.receive(frame.end, &frame.phy_payload);
                 self.reschedule_device(at, None);
@@ -318,7 +340,7 @@ impl Lab {
         let dev_eui = self.devices[device].device.dev_eui();
         for at in 0..self.gateways.len() {
             let gateway = self.gateways[at].eui();
-            let Some(link) = self.channel.uplink_arrives(gateway, dev_eui) else {
+            let Some(link) = self.channel.uplink_arrives(frame.end, gateway, dev_eui) else {
                 continue;
             };
             if self.is_destroyed(gateway, &frame, link, device) {

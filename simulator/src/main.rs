@@ -3,10 +3,12 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use fuota_simulator::check::{self, CheckOptions};
+use fuota_simulator::check;
 use fuota_simulator::demo::{self, DemoArgs};
 use fuota_simulator::fleet::Stacks;
 use fuota_simulator::lab_command::{self, LabArgs};
+use fuota_simulator::minimise::{Simpler, log, minimise};
+use fuota_simulator::redundancy_command::{self, RedundancyArgs};
 
 /// Simulated LoRaWAN gateways and end-devices for firmware updates over the air.
 #[derive(Debug, Parser)]
@@ -23,44 +25,51 @@ enum Command {
     /// Run gateways and end-devices for a server that runs elsewhere.
     Lab(LabArgs),
     /// Run one task in many random worlds, in virtual time, and check what must hold.
-    Check {
-        /// Worlds to try.
-        #[arg(long, default_value_t = 100)]
-        seeds: u64,
-        /// The first of them.
-        #[arg(long, default_value_t = 0)]
-        from: u64,
-        /// The stack of all devices, or "mix" for all known ones in turn; drawn for each world when not given.
-        #[arg(long, value_parser = Stacks::from_name)]
-        stack: Option<Stacks>,
-        /// Frames lost, in percent, in each direction; drawn for each world when not given.
-        #[arg(long, value_parser = clap::value_parser!(u32).range(0..=60))]
-        loss: Option<u32>,
-    },
+    Check(CheckArgs),
+    /// Measure what a distribution costs beside the least it could cost; prints a table in Markdown.
+    Redundancy(RedundancyArgs),
+}
+
+#[derive(Debug, clap::Args)]
+struct CheckArgs {
+    /// Worlds to try.
+    #[arg(long, default_value_t = 100)]
+    seeds: u64,
+    /// The first of them.
+    #[arg(long, default_value_t = 0)]
+    from: u64,
+    /// Switch these faults off.
+    #[arg(long, value_delimiter = ',')]
+    without: Vec<String>,
+    /// So many devices, whatever the seed says.
+    #[arg(long)]
+    devices: Option<u32>,
+    /// So many gateways.
+    #[arg(long)]
+    gateways: Option<u32>,
+    /// So many bytes of firmware.
+    #[arg(long)]
+    image_bytes: Option<usize>,
+    /// The stack of all devices, or "mix" for all known ones in turn; drawn for each world when not given.
+    #[arg(long, value_parser = Stacks::from_name)]
+    stack: Option<Stacks>,
+    /// Frames lost, in percent, in each direction; drawn for each world when not given.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(0..=60))]
+    loss: Option<u32>,
+    /// Print failures as they are, without looking for smaller worlds that fail alike.
+    #[arg(long)]
+    quick: bool,
+    /// Stop at the first failure.
+    #[arg(long)]
+    first: bool,
 }
 
 fn main() -> ExitCode {
     match Simulator::parse().command {
         Command::Demo(args) => demo::run(&args),
         Command::Lab(args) => run_lab(&args),
-        Command::Check {
-            seeds,
-            from,
-            stack,
-            loss,
-        } => {
-            let change = |options: &mut CheckOptions| {
-                options.fleet.stacks = stack.unwrap_or(options.fleet.stacks);
-                options.fleet.loss =
-                    loss.map_or(options.fleet.loss, |loss| f64::from(loss) / 100.0);
-            };
-            let again = [
-                stack.map(|stack| format!(" --stack {}", stack.name())),
-                loss.map(|loss| format!(" --loss {loss}")),
-            ];
-            let again: String = again.into_iter().flatten().collect();
-            check_worlds(from..from.saturating_add(seeds), change, &again)
-        }
+        Command::Check(args) => check_worlds(&args),
+        Command::Redundancy(args) => redundancy_command::run(&args),
     }
 }
 
@@ -75,27 +84,54 @@ fn run_lab(args: &LabArgs) -> ExitCode {
     }
 }
 
-#[expect(clippy::print_stdout, reason = "the result of the command")]
-fn check_worlds(
-    seeds: std::ops::Range<u64>,
-    change: impl Fn(&mut CheckOptions),
-    again: &str,
-) -> ExitCode {
-    let (mut failed, all) = (0u64, seeds.clone());
-    for seed in seeds {
-        let mut options = CheckOptions::of_seed(seed);
-        change(&mut options);
+#[expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "the result of the command"
+)]
+fn check_worlds(args: &CheckArgs) -> ExitCode {
+    let simpler = Simpler {
+        without: args.without.clone(),
+        devices: args.devices,
+        gateways: args.gateways,
+        image_bytes: args.image_bytes,
+        stacks: args.stack,
+        loss_percent: args.loss,
+    };
+    let (mut failed, mut tried) = (0u64, 0u64);
+    for seed in args.from..args.from.saturating_add(args.seeds) {
+        let options = match simpler.options(seed) {
+            Ok(options) => options,
+            Err(error) => {
+                eprintln!("check: {error}");
+                return ExitCode::FAILURE;
+            }
+        };
+        tried += 1;
         let outcome = check::run(&options);
-        if outcome.violations.is_empty() {
+        let Some(first) = outcome.violations.first() else {
             continue;
-        }
+        };
         failed += 1;
-        println!("seed {seed} fails; again with: fuota-sim check --from {seed} --seeds 1{again}");
-        for violation in outcome.violations {
-            println!("  {}  {}", violation.at, violation.what);
+        println!("seed {seed} fails; again with: {}", simpler.command(seed));
+        for violation in &outcome.violations {
+            println!("  {violation}");
+        }
+        if !args.quick {
+            let smallest = minimise(seed, &simpler, first.checker);
+            println!("the same in small: {}", smallest.simpler.command(seed));
+            for violation in &smallest.outcome.violations {
+                println!("  {violation}");
+            }
+            for line in log(&smallest.outcome) {
+                println!("    {line}");
+            }
+        }
+        if args.first {
+            break;
         }
     }
-    println!("{} worlds, {failed} failed", all.end - all.start);
+    println!("{tried} worlds, {failed} failed");
     if failed == 0 {
         ExitCode::SUCCESS
     } else {

@@ -62,6 +62,13 @@ impl Random {
         Duration::from_micros(self.below(micros.saturating_add(1)))
     }
 
+    /// A time until something happens that happens once in `mean`, as likely at any moment (exponential).
+    pub fn exponential(&mut self, mean: Duration) -> Duration {
+        let bits = u32::try_from(self.next_u64() >> 32).unwrap_or(u32::MAX);
+        let uniform = (f64::from(bits) + 1.0) / (f64::from(u32::MAX) + 1.0);
+        mean.mul_f64(-uniform.ln())
+    }
+
     /// `base`, give or take `percent` of it.
     pub fn around(&mut self, base: Duration, percent: u32) -> Duration {
         let spread = base * percent.min(100) / 100;

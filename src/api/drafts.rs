@@ -14,6 +14,7 @@ use super::errors::{ApiError, check_size};
 use super::fields::{Fields, tenant};
 use super::idempotency::{Call, Ticket, first_or_return};
 use super::mask::Mask;
+use super::task_control::check_going;
 use super::task_records::{self, show_task};
 use super::tasks::{check_etag, not_draft, state_word};
 use super::{Api, names};
@@ -56,12 +57,7 @@ impl<S: Catalog> Api<S> {
                 return Err(ApiError::NotFound(names::name("multicastGroups", group)));
             }
         }
-        if self.store().task(&tenant(), &task.id).await?.is_some() {
-            return Err(ApiError::AlreadyExists {
-                resource: names::name("tasks", &task.id),
-                reason: "ALREADY_EXISTS",
-            });
-        }
+        self.check_new(&task.id).await?;
         task.groups = groups;
         let mut changes = Vec::new();
         let count = u32::try_from(devices.len()).unwrap_or(u32::MAX);
@@ -74,6 +70,16 @@ impl<S: Catalog> Api<S> {
             StateCounts::from([(DeviceState::Pending, count)])
         };
         self.keep_draft(task, counts, changes, ticket).await
+    }
+
+    pub(super) async fn check_new(&self, id: &TaskId) -> Result<(), ApiError> {
+        if self.store().task(&tenant(), id).await?.is_some() {
+            return Err(ApiError::AlreadyExists {
+                resource: names::name("tasks", id),
+                reason: "ALREADY_EXISTS",
+            });
+        }
+        Ok(())
     }
 
     /// Commits a draft with what belongs to it.
@@ -229,13 +235,25 @@ impl<S: Catalog> Api<S> {
         request: v1::RemoveTaskDevicesRequest,
     ) -> Result<v1::RemoveTaskDevicesResponse, ApiError> {
         let _desk = self.desk().await;
-        let ticket = first_or_return!(self.once("RemoveTaskDevices", &request, &[]).await?);
+        let ticket = match self.once("RemoveTaskDevices", &request, &[]).await? {
+            Call::Again(Some(answer)) => return Ok(answer),
+            Call::Again(None) => {
+                let task = Some(self.shown_task("name", &request.name).await?);
+                return Ok(v1::RemoveTaskDevicesResponse { task });
+            }
+            Call::First(ticket) => ticket,
+        };
         check_lists(&request.devices, &request.multicast_groups)?;
         let mut fields = Fields::default();
         let devices = read_devices(&mut fields, &request.devices);
         let groups = read_groups(&mut fields, &request.multicast_groups);
         fields.finish()?;
-        let mut task = self.draft(&request.name).await?;
+        let mut task = self.find_task("name", &request.name).await?;
+        if task.state != TaskState::Draft {
+            return self
+                .remove_from_running(&task, &request.name, devices, &groups, ticket)
+                .await;
+        }
         let before = task.sequence;
         let mut changes = Vec::new();
         for dev_eui in devices {
@@ -257,6 +275,33 @@ impl<S: Catalog> Api<S> {
         };
         self.keep_members(task, before, changes, ticket.answered(&answer))
             .await?;
+        Ok(answer)
+    }
+
+    /// Takes devices out of a task that was started; the writer ends them.
+    async fn remove_from_running(
+        &self,
+        task: &Task,
+        name: &str,
+        devices: BTreeSet<DevEui>,
+        groups: &[String],
+        ticket: Ticket,
+    ) -> Result<v1::RemoveTaskDevicesResponse, ApiError> {
+        if !groups.is_empty() {
+            return Err(not_draft(task));
+        }
+        check_going(task)?;
+        let devices = devices.into_iter().collect();
+        let command = Command::RemoveTaskDevices(task.id.clone(), devices);
+        self.command("TASK_ENDED", command, ticket.carried_out())
+            .await?;
+        let answer = v1::RemoveTaskDevicesResponse {
+            task: Some(self.shown_task("name", name).await?),
+        };
+        let changes = ticket.answered(&answer);
+        if !changes.is_empty() {
+            self.commit(changes).await?;
+        }
         Ok(answer)
     }
 
@@ -288,7 +333,7 @@ impl<S: Catalog> Api<S> {
 }
 
 /// Takes a device into a draft.
-fn added(task: &mut Task, dev_eui: DevEui, now: Timestamp) -> Change {
+pub(super) fn added(task: &mut Task, dev_eui: DevEui, now: Timestamp) -> Change {
     task.sequence += 1;
     let mut device = TaskDevice::new(task.id.clone(), dev_eui, now);
     device.sequence = task.sequence;

@@ -28,6 +28,7 @@ mod network;
 mod page;
 mod plan;
 mod regions;
+mod task_control;
 mod task_part_records;
 mod task_parts;
 mod task_records;

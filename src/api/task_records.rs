@@ -72,6 +72,9 @@ pub(super) fn blank(id: TaskId, now: Timestamp) -> Task {
         sequence: 1,
         counters: TaskCounters::default(),
         expected_end: None,
+        retry_of: None,
+        held: None,
+        resumed_at: None,
         tags: BTreeMap::new(),
         created_at: now,
         updated_at: now,
@@ -284,6 +287,11 @@ pub(super) fn show_task(task: &Task, counts: &StateCounts) -> v1::FuotaTask {
         start_time: task.started_at.map(show_moment),
         end_time: task.ended_at.map(show_moment),
         etag: etag(task),
+        retry_of: task
+            .retry_of
+            .as_ref()
+            .map(|id| names::name("tasks", id))
+            .unwrap_or_default(),
     }
 }
 
@@ -337,6 +345,7 @@ pub(super) fn show_state(state: TaskState) -> v1::TaskState {
         TaskState::Preparing => v1::TaskState::Preparing,
         TaskState::Distributing => v1::TaskState::Distributing,
         TaskState::Completing => v1::TaskState::Completing,
+        TaskState::Paused => v1::TaskState::Paused,
         TaskState::Completed => v1::TaskState::Completed,
         TaskState::Cancelling => v1::TaskState::Cancelling,
         TaskState::Cancelled => v1::TaskState::Cancelled,
@@ -347,7 +356,7 @@ pub(super) fn show_state(state: TaskState) -> v1::TaskState {
 pub(super) fn show_reason(reason: Option<TaskReason>) -> v1::TaskReason {
     match reason {
         None => v1::TaskReason::Unspecified,
-        Some(TaskReason::Cancelled) => v1::TaskReason::Requested,
+        Some(TaskReason::Requested) => v1::TaskReason::Requested,
         Some(TaskReason::DeadlinePassed) => v1::TaskReason::DeadlinePassed,
         Some(TaskReason::NoDevices) => v1::TaskReason::NoDeviceLeft,
         Some(TaskReason::PlanImpossible) => v1::TaskReason::PlanImpossible,

@@ -5,21 +5,17 @@ use std::pin::Pin;
 use tokio_stream::Stream;
 use tonic::{Request, Response, Status};
 
-use crate::lorawan::keys::Key128;
 use crate::proto::v1;
-use crate::record::{
-    Change, DeviceState, StateCounts, Task, TaskDevice, TaskId, TaskReason, TaskState,
-};
-use crate::runtime::Command;
+use crate::record::{Task, TaskDevice, TaskId, TaskState};
 use crate::store::{Catalog, Page, TaskDeviceFilter, TaskFilter};
 
 use super::errors::ApiError;
 use super::fields::{Fields, tenant};
 use super::filter::{Kind, tag_value};
-use super::idempotency::{Call, Ticket};
+use super::idempotency::Ticket;
 use super::page::PageRequest;
 use super::task_records::{self, show_task};
-use super::{Api, answer, carry_out, names, plan, regions};
+use super::{Api, answer, carry_out, names, regions};
 
 const FILTER: [(&str, Kind); 6] = [
     ("state", Kind::Word(is_state)),
@@ -141,6 +137,30 @@ impl<S: Catalog> v1::task_service_server::TaskService for Api<S> {
     ) -> Result<Response<v1::FuotaTask>, Status> {
         let api = self.clone();
         carry_out(async move { api.start(request.into_inner()).await }).await
+    }
+
+    async fn pause_task(
+        &self,
+        request: Request<v1::PauseTaskRequest>,
+    ) -> Result<Response<v1::FuotaTask>, Status> {
+        let api = self.clone();
+        carry_out(async move { api.pause(request.into_inner()).await }).await
+    }
+
+    async fn resume_task(
+        &self,
+        request: Request<v1::ResumeTaskRequest>,
+    ) -> Result<Response<v1::FuotaTask>, Status> {
+        let api = self.clone();
+        carry_out(async move { api.resume(request.into_inner()).await }).await
+    }
+
+    async fn retry_task(
+        &self,
+        request: Request<v1::RetryTaskRequest>,
+    ) -> Result<Response<v1::FuotaTask>, Status> {
+        let api = self.clone();
+        carry_out(async move { api.retry(request.into_inner()).await }).await
     }
 
     async fn cancel_task(
@@ -298,102 +318,6 @@ impl<S: Catalog> Api<S> {
         let task = self.draft(name).await?;
         let order = self.order(task).await?;
         self.forecast(&order).await
-    }
-
-    pub(super) async fn start(
-        self,
-        request: v1::StartTaskRequest,
-    ) -> Result<v1::FuotaTask, ApiError> {
-        let _desk = self.desk().await;
-        let ticket = match self.once("StartTask", &request, &[]).await? {
-            Call::Again(Some(answer)) => return Ok(answer),
-            Call::Again(None) => return self.shown_task("name", &request.name).await,
-            Call::First(ticket) => ticket,
-        };
-        let mut task = self.draft(&request.name).await?;
-        check_etag(&request.etag, &task)?;
-        task.seed = Some(Key128::from_bytes(self.random()));
-        let order = self.order(task).await?;
-        if !order.held.is_empty() {
-            return Err(ApiError::Refused {
-                reason: "PLAN_BLOCKED",
-                message: format!("{} devices are in other active tasks", order.held.len()),
-                blockers: plan::held_blockers(&order.held),
-            });
-        }
-        let sha256 = order.image.sha256;
-        let bytes = self.store().image_bytes(&tenant(), sha256).await?;
-        let bytes = bytes.ok_or_else(|| ApiError::NotFound(names::name("images", sha256)))?;
-        let command = Command::StartTask {
-            task: Box::new(order.task),
-            image: (order.image, bytes),
-            devices: order.devices.into_iter().collect(),
-            groups: order.groups,
-        };
-        self.command("TASK_NOT_DRAFT", command, ticket.carried_out())
-            .await?;
-        self.answer_with_task(&request.name, ticket).await
-    }
-
-    pub(super) async fn cancel(
-        self,
-        request: v1::CancelTaskRequest,
-    ) -> Result<v1::FuotaTask, ApiError> {
-        let _desk = self.desk().await;
-        let ticket = match self.once("CancelTask", &request, &[]).await? {
-            Call::Again(Some(answer)) => return Ok(answer),
-            Call::Again(None) => return self.shown_task("name", &request.name).await,
-            Call::First(ticket) => ticket,
-        };
-        let task = self.find_task("name", &request.name).await?;
-        match task.state {
-            TaskState::Draft => self.cancel_draft(task, ticket).await,
-            TaskState::Cancelling | TaskState::Cancelled => {
-                self.answer_with_task(&request.name, ticket).await
-            }
-            TaskState::Completed | TaskState::Failed => {
-                let message = format!("it is in {}", state_word(task.state));
-                Err(ApiError::refused("TASK_ENDED", message))
-            }
-            TaskState::Scheduled
-            | TaskState::Preparing
-            | TaskState::Distributing
-            | TaskState::Completing => {
-                let command = Command::CancelTask(task.id);
-                self.command("TASK_ENDED", command, ticket.carried_out())
-                    .await?;
-                self.answer_with_task(&request.name, ticket).await
-            }
-        }
-    }
-
-    pub(super) async fn cancel_draft(
-        &self,
-        mut task: Task,
-        ticket: Ticket,
-    ) -> Result<v1::FuotaTask, ApiError> {
-        let now = self.now();
-        let mut changes = Vec::new();
-        for mut device in self.devices_of_task(&task.id).await? {
-            task.sequence += 1;
-            device.state = DeviceState::Cancelled;
-            device.entered.insert(DeviceState::Cancelled, now);
-            device.sequence = task.sequence;
-            device.changed_at = now;
-            changes.push(Change::PutTaskDevice(device));
-        }
-        let count = u32::try_from(changes.len()).unwrap_or(u32::MAX);
-        let counts = if count == 0 {
-            StateCounts::new()
-        } else {
-            StateCounts::from([(DeviceState::Cancelled, count)])
-        };
-        task.state = TaskState::Cancelled;
-        task.reason = Some(TaskReason::Cancelled);
-        task.ended_at = Some(now);
-        task.updated_at = now;
-        task.sequence += 1;
-        self.keep_draft(task, counts, changes, ticket).await
     }
 
     /// The task as it stands, written down as the answer of the call.

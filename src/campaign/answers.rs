@@ -10,6 +10,7 @@ use crate::lorawan::{
 use crate::record::{DeviceState, Uplink, VersionEvidence, VersionSource};
 use crate::time::Timestamp;
 
+use super::completion::BOOT_TIME;
 use super::{Campaign, Surroundings};
 
 impl Campaign {
@@ -191,8 +192,15 @@ impl Campaign {
             DeviceState::Rebooting => {
                 // It is back: its version can be asked for now.
                 record.reboot_at = Some(record.reboot_at.map_or(now, |at| at.min(now)));
+                record.reboots_unanswered = 0;
                 self.changed.devices.insert(dev_eui);
                 self.due.insert((now, dev_eui));
+            }
+            // It may have installed the image by itself.
+            DeviceState::ReportedReceived | DeviceState::Verified => {
+                record.reboot_at = Some(now);
+                self.changed.devices.insert(dev_eui);
+                self.due.insert((now + BOOT_TIME, dev_eui));
             }
             DeviceState::Preparing | DeviceState::Ready | DeviceState::Receiving if loses => {
                 self.reset_setup(

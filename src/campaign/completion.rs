@@ -15,8 +15,10 @@ use crate::time::Timestamp;
 use super::conversation::Command;
 use super::{Campaign, Surroundings, is_uncleaned, reboots};
 
+/// Reboot requests given up before a device that goes on running the old version is given up itself.
+const MAX_REBOOTS_UNANSWERED: u8 = 3;
 /// After the moment of the reboot before the device is asked for its version.
-const BOOT_TIME: Duration = Duration::from_secs(5);
+pub(super) const BOOT_TIME: Duration = Duration::from_secs(5);
 
 impl Campaign {
     /// What a device that has the image has to be asked next.
@@ -27,22 +29,41 @@ impl Campaign {
         device: &FleetDevice,
     ) -> Option<Command> {
         let managed = device.profile.packages.firmware_management.is_some();
+        let asks_version = managed
+            && device.profile.version_source == VersionSource::FirmwareManagement
+            && self.task.success == SuccessCriterion::Running;
         match record.state {
+            DeviceState::ReportedReceived | DeviceState::Verified
+                if asks_version && self.rebooted_by_itself(now, record, device) =>
+            {
+                Some(Command::Version)
+            }
             DeviceState::ReportedReceived if managed => Some(Command::CheckImage),
             DeviceState::Verified if managed && reboots(&self.task).is_some() => {
                 Some(Command::Reboot)
             }
             // Without a reboot request the device does it on its own; its version tells when.
             DeviceState::Verified | DeviceState::Rebooting
-                if managed
-                    && device.profile.version_source == VersionSource::FirmwareManagement
-                    && self.task.success == SuccessCriterion::Running
-                    && record.reboot_at.is_none_or(|at| now >= at + BOOT_TIME) =>
+                if asks_version && record.reboot_at.is_none_or(|at| now >= at + BOOT_TIME) =>
             {
                 Some(Command::Version)
             }
             _ => None,
         }
+    }
+
+    /// It joined again although nobody asked it to reboot, and has not said since which version it runs: a good image
+    /// may be installed and gone.
+    fn rebooted_by_itself(
+        &self,
+        now: Timestamp,
+        record: &TaskDevice,
+        device: &FleetDevice,
+    ) -> bool {
+        let said = device.status.versions.get(&self.image.component);
+        record
+            .reboot_at
+            .is_some_and(|at| now >= at + BOOT_TIME && said.is_none_or(|version| version.at < at))
     }
 
     /// `FragDataBlockReceivedReq`: the device says itself that it is done, and whether the MIC is right.
@@ -205,6 +226,9 @@ impl Campaign {
             .get(&dev_eui)
             .is_some_and(|d| d.state == DeviceState::Verified);
         if asked && countdown > 0 {
+            if let Some(record) = self.devices.get_mut(&dev_eui) {
+                record.reboots_unanswered = 0;
+            }
             let evidence = format!("reboots in {countdown} s");
             self.rebooting(
                 now,
@@ -290,6 +314,9 @@ impl Campaign {
         if record.state != DeviceState::Rebooting || !rebooted {
             return;
         }
+        if record.reboots_unanswered > 0 {
+            return self.reboot_again(now, dev_eui, version);
+        }
         let evidence =
             format!("reports version {version:#010x} after the reboot, not {target:#010x}");
         let (state, reason) = if record.version_before.is_none_or(|before| before == version) {
@@ -298,6 +325,24 @@ impl Campaign {
             (DeviceState::Failed, DeviceReason::WrongVersion)
         };
         self.conclude(now, dev_eui, state, Some(reason), evidence);
+    }
+
+    /// The old version runs and nothing shows that the device rebooted: the request may never have reached it.
+    fn reboot_again(&mut self, now: Timestamp, dev_eui: DevEui, version: u32) {
+        let Some(record) = self.devices.get_mut(&dev_eui) else {
+            return;
+        };
+        let evidence = format!(
+            "reports version {version:#010x}; reboot requests given up without an answer: {}",
+            record.reboots_unanswered
+        );
+        if record.reboots_unanswered < MAX_REBOOTS_UNANSWERED {
+            record.reboot_at = None;
+            self.conclude(now, dev_eui, DeviceState::Verified, None, evidence);
+        } else {
+            let reason = Some(DeviceReason::NoAnswer);
+            self.conclude(now, dev_eui, DeviceState::Failed, reason, evidence);
+        }
     }
 
     /// `FragSessionDeleteAns`; "does not exist" is as good.

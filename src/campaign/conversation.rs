@@ -5,6 +5,7 @@
 //! [`MAX_ATTEMPTS`](crate::record::TaskOptions::max_attempts) sends without an answer the device is given up for that
 //! command, with its history as evidence.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::lorawan::identifiers::DevEui;
@@ -68,6 +69,18 @@ pub(super) enum Command {
 }
 
 impl Command {
+    /// Nothing is lost if it leaves at a later uplink of the device.
+    fn can_wait(self) -> bool {
+        matches!(
+            self,
+            Self::CheckImage
+                | Self::Reboot
+                | Self::Version
+                | Self::DeleteFragSession
+                | Self::DeleteGroup
+        )
+    }
+
     /// The name to write in evidence.
     pub(super) fn name(self) -> &'static str {
         match self {
@@ -100,6 +113,8 @@ const AIR_PATIENCE: Duration = Duration::from_secs(6);
 const LISTENER_PATIENCE: Duration = Duration::from_secs(10);
 /// Before a downlink the network refused is tried again to a device that listens continuously.
 const REFUSED_PAUSE: Duration = Duration::from_secs(3);
+/// More answers than these to one poll are not disturbed by downlinks that can wait.
+const MANY_ANSWERS: usize = 24;
 /// A unicast downlink that did not leave by then is stale.
 const UNICAST_LIFETIME: Duration = Duration::from_secs(20);
 
@@ -124,6 +139,10 @@ impl Campaign {
             if talk.asked == Some(command) && now < talk.patience {
                 return;
             }
+            if command.can_wait() && self.many_answers_awaited(dev_eui) {
+                return;
+            }
+            let talk = self.talks.entry(dev_eui).or_default();
             let Some(record) = self.devices.get_mut(&dev_eui) else {
                 return;
             };
@@ -143,6 +162,23 @@ impl Campaign {
             }
             self.give_up(now, dev_eui, command, around);
         }
+    }
+
+    /// The device's session waits for the answers of many. A gateway that sends is deaf: whatever can wait would cost
+    /// some of them.
+    fn many_answers_awaited(&self, dev_eui: DevEui) -> bool {
+        let session = self.devices.get(&dev_eui).and_then(|d| self.session_of(d));
+        session.is_some_and(|session| {
+            let asks_all = matches!(
+                session.record.phase,
+                SessionPhase::Polling {
+                    kind: PollKind::Gaps | PollKind::RollCall,
+                    ..
+                }
+            );
+            let awaited = session.unanswered.as_ref().map_or(0, BTreeSet::len);
+            asks_all && awaited > MANY_ANSWERS
+        })
     }
 
     /// Sees to the devices whose time has come: speaks to those that listen continuously, and stops waiting for those
@@ -179,6 +215,7 @@ impl Campaign {
             .get(&record.state)
             .copied()
             .max(record.reboot_at);
+        let entered = entered.max(self.task.resumed_at);
         let Some(since) = entered.max(device.status.last_seen).filter(|_| waits) else {
             return;
         };
@@ -539,8 +576,9 @@ impl Campaign {
             Command::FragSession => {
                 let index = usize::from(session.record.block.frag_index);
                 // The count is kept for repeats of one set-up; a new set-up gets the next one (TS004-2.0.0 §3.2).
-                if record.frag_cleanup != CleanupState::Pending {
-                    record.frag_cleanup = CleanupState::Pending;
+                record.frag_cleanup = CleanupState::Pending;
+                if !record.setup.counted {
+                    record.setup.counted = true;
                     if let Some(next) = status.next_session_cnt.get_mut(index) {
                         record.session_cnt = *next;
                         *next = next.saturating_add(1);
@@ -576,7 +614,12 @@ impl Campaign {
                 self.leave(dev_eui, command, around)
             }
             // The device may have rebooted without a word; its version will tell.
-            Command::Reboot => self.rebooting(now, dev_eui, Duration::ZERO, evidence, around),
+            Command::Reboot => {
+                if let Some(record) = self.devices.get_mut(&dev_eui) {
+                    record.reboots_unanswered = record.reboots_unanswered.saturating_add(1);
+                }
+                self.rebooting(now, dev_eui, Duration::ZERO, evidence, around);
+            }
             Command::Acknowledge => self.answered(now, dev_eui),
             Command::Resync => {
                 self.conclude(

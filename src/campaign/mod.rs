@@ -7,10 +7,12 @@
 //! lost.
 //!
 //! One file per part: [`setup`](self) before the window, `distribution` during it, `completion` after it,
-//! `conversation` for the one outstanding command per device, `status` for what a status answer means.
+//! `conversation` for the one outstanding command per device, `status` for what a status answer means, `control` for
+//! what the operator does to a running task.
 
 mod answers;
 mod completion;
+mod control;
 mod conversation;
 mod distribution;
 mod keys;
@@ -98,6 +100,12 @@ pub enum Input<'a> {
         /// Tags, whole.
         tags: &'a BTreeMap<String, String>,
     },
+    /// The operator holds the task: nothing more is sent, nothing is deleted.
+    Pause,
+    /// The operator lets a held task go on.
+    Resume,
+    /// The operator takes devices out of the task.
+    Remove(&'a [DevEui]),
     /// The operator cancels the task.
     Cancel,
 }
@@ -351,7 +359,7 @@ impl Campaign {
                     window_free,
                 } => {
                     self.hear(now, uplink, around);
-                    if *window_free {
+                    if *window_free && self.task.state != TaskState::Paused {
                         self.speak(now, uplink.dev_eui, Some(uplink.reference()), around);
                     }
                 }
@@ -363,6 +371,9 @@ impl Campaign {
                     self.task.updated_at = now;
                     self.changed.task = true;
                 }
+                Input::Pause => self.pause(now),
+                Input::Resume => self.resume(now),
+                Input::Remove(devices) => self.remove(now, devices),
                 Input::Cancel => self.cancel(now),
             }
         }
@@ -372,7 +383,7 @@ impl Campaign {
 
     /// When the campaign wants to be stepped without input, and why.
     pub fn wake(&self) -> Option<(Timestamp, Timer)> {
-        if self.is_over() {
+        if self.is_over() || self.task.state == TaskState::Paused {
             return None;
         }
         if self.task.state == TaskState::Scheduled {
@@ -393,6 +404,9 @@ impl Campaign {
 
     /// Everything that happens because time passed or because the last inputs made it possible.
     fn advance(&mut self, now: Timestamp, around: &mut Surroundings<'_>) {
+        if self.task.state == TaskState::Paused {
+            return;
+        }
         if self.task.state == TaskState::Scheduled {
             if self.task.prepare_after.is_some_and(|after| now < after) {
                 return;
@@ -469,67 +483,6 @@ impl Campaign {
         }
     }
 
-    fn cancel(&mut self, now: Timestamp) {
-        if self.task.state == TaskState::Cancelling {
-            return;
-        }
-        self.task.reason = Some(TaskReason::Cancelled);
-        self.enter(TaskState::Cancelling);
-        for number in 0..self.sessions.len() {
-            self.close_session(number);
-        }
-        // A device that is rebooting cannot be called back: it is followed to its verdict.
-        let stopped: Vec<DevEui> = self
-            .open
-            .iter()
-            .copied()
-            .filter(|d| self.devices[d].state != DeviceState::Rebooting)
-            .collect();
-        for dev_eui in stopped {
-            self.conclude(
-                now,
-                dev_eui,
-                DeviceState::Cancelled,
-                None,
-                "the task was cancelled".to_owned(),
-            );
-        }
-    }
-
-    fn give_up_all(&mut self, now: Timestamp, around: &Surroundings<'_>) {
-        self.task.reason = Some(TaskReason::DeadlinePassed);
-        self.changed.task = true;
-        for number in 0..self.sessions.len() {
-            self.close_session(number);
-        }
-        for dev_eui in self.open.clone() {
-            let heard = self.heard_since_start(dev_eui, around);
-            let device = &self.devices[&dev_eui];
-            let waits_for_answer = device.state >= DeviceState::ReportedReceived;
-            let evidence = format!(
-                "still {:?} at the deadline, {} attempts",
-                device.state, device.attempts
-            );
-            if heard && !waits_for_answer {
-                self.conclude(
-                    now,
-                    dev_eui,
-                    DeviceState::Failed,
-                    Some(DeviceReason::WindowClosed),
-                    evidence,
-                );
-            } else {
-                self.conclude(
-                    now,
-                    dev_eui,
-                    DeviceState::Silent,
-                    Some(DeviceReason::NoAnswer),
-                    evidence,
-                );
-            }
-        }
-    }
-
     fn heard_since_start(&self, dev_eui: DevEui, around: &Surroundings<'_>) -> bool {
         let seen = around.fleet.get(dev_eui).and_then(|d| d.status.last_seen);
         seen.is_some_and(|seen| Some(seen) >= self.task.started_at)
@@ -574,7 +527,7 @@ impl Campaign {
             .flat_map(|d| d.entered.values())
             .max()
             .copied();
-        last.unwrap_or_default() + self.task.options.cleanup_within
+        last.max(self.task.resumed_at).unwrap_or_default() + self.task.options.cleanup_within
     }
 
     fn add_session(&mut self, record: DistributionSession) {

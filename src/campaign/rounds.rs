@@ -1,7 +1,7 @@
 //! Status rounds: who is asked after a round of fragments, and how long the next one is.
 //!
-//! Cost function of a round: every coded fragment costs its air, every poll costs the wait for its answers. A round
-//! sends what the worst device needs in the mean plus [`ROUND_DEVIATIONS`] standard deviations. TS004-2.0.0 §3.3.
+//! Cost function of a round: every coded fragment costs its air, every poll costs the wait for its answers, which is
+//! worth [`POLL_COST`] fragments; the length with the least expected cost is sent. TS004-2.0.0 §3.3.
 
 use std::collections::BTreeSet;
 
@@ -12,7 +12,7 @@ use crate::record::{
     DeviceReason, DeviceState, FragmentReport, PollKind, SessionPhase, StatusInterpretation,
     Target, fragments_sent,
 };
-use crate::task::sizing;
+use crate::task::sizing::{self, Need};
 use crate::time::Timestamp;
 
 use super::conversation::silence;
@@ -20,8 +20,8 @@ use super::distribution::WINDOW_TAIL;
 use super::status::{self, Answer, Progress};
 use super::{Campaign, InFlight, Surroundings, Timing};
 
-/// Standard deviations of luck a round allows for. More costs frames nobody needs, less costs another poll.
-const ROUND_DEVIATIONS: f64 = 0.7;
+/// What a poll is worth in frames. More makes few large rounds with frames nobody needs, less many small ones.
+const POLL_COST: f64 = 8.0;
 /// Roll calls by multicast before devices are asked one by one.
 const ROLL_CALLS: u8 = 2;
 /// Frames one group may send: the counter must not reach 16 bits.
@@ -31,6 +31,8 @@ const MAX_GROUP_FRAMES: u32 = 65_000;
 const ROLL_CALL_GROUP: usize = 50;
 /// Up to so many devices are asked one by one after a repair round.
 const STRAGGLERS: usize = 24;
+/// Only of so many sessions a device may miss all that matters and get another one.
+const OTHER_SESSIONS: u16 = 3;
 
 impl Campaign {
     /// Who is asked after a round: large groups for their gaps, small ones all at once, and a few stragglers whose
@@ -166,7 +168,8 @@ impl Campaign {
             let Some(device) = around.fleet.get(dev_eui) else {
                 continue;
             };
-            let seen = device.status.last_seen.unwrap_or_default();
+            let seen = device.status.last_seen.max(self.task.resumed_at);
+            let seen = seen.unwrap_or_default();
             if now >= seen + silence(device) {
                 let evidence = format!("receiving, and not heard since {seen}");
                 let reason = Some(DeviceReason::NoAnswer);
@@ -205,7 +208,7 @@ impl Campaign {
             return false;
         };
         let sent = fragments_sent(&session.record);
-        let needs: Vec<(DevEui, u16)> = devices
+        let needs: Vec<(DevEui, Need)> = devices
             .iter()
             .filter_map(|dev_eui| {
                 let device = self.devices.get(dev_eui).filter(|d| session.is_fresh(d))?;
@@ -220,13 +223,12 @@ impl Campaign {
                         loss(report.received, heard_of)
                     }
                 };
-                let frames = sizing::repair_frames(report.deficit, loss, ROUND_DEVIATIONS);
-                Some((*dev_eui, frames))
+                Some((*dev_eui, Need::of(report.deficit, loss)))
             })
             .collect();
-        let Some(size) = needs.iter().map(|(_, frames)| *frames).max() else {
+        if needs.is_empty() {
             return false;
-        };
+        }
         let record = &session.record;
         let budget = sizing::coded_budget(
             record.block.nb_frag,
@@ -245,6 +247,10 @@ impl Campaign {
                     self.reset_setup(now, dev_eui, "the session was spent on late devices");
                     continue;
                 }
+                if self.is_beyond_repair(number_in_record, dev_eui) {
+                    self.reset_setup(now, dev_eui, "coded fragments alone do not complete it");
+                    continue;
+                }
                 let evidence = format!(
                     "still missing fragments after {} coded ones",
                     record_coded(self, number)
@@ -259,7 +265,8 @@ impl Campaign {
             }
             return false;
         }
-        let size = size.clamp(1, left);
+        let needs: Vec<Need> = needs.into_iter().map(|(_, need)| need).collect();
+        let size = sizing::round_size(&needs, POLL_COST).clamp(1, left);
         let Some(session) = self.sessions.get_mut(number) else {
             return false;
         };
@@ -274,6 +281,19 @@ impl Campaign {
             self.next_window(now, number, around);
         }
         true
+    }
+
+    /// The device heard nothing at all, or as many fragments as the block has and is not complete: it missed the first
+    /// pass, and coded fragments alone may never do (where all rows have an even number of bits, so have all sums). It
+    /// is worth another session, but not one after the other.
+    fn is_beyond_repair(&self, session: u16, dev_eui: DevEui) -> bool {
+        let report = self.devices.get(&dev_eui).and_then(|d| d.fragments);
+        let run = self.sessions.get(usize::from(session));
+        let Some((report, run)) = report.zip(run) else {
+            return false;
+        };
+        let heard = report.received;
+        session < OTHER_SESSIONS && (heard == 0 || heard >= run.record.block.nb_frag)
     }
 
     /// `FragSessionStatusAns`.

@@ -443,8 +443,6 @@ impl Campaign {
         if let Some(session) = session.and_then(|number| self.sessions.get_mut(number)) {
             session.late_seen_to = false;
         }
-        // A new fragmentation session gets a new count.
-        record.frag_cleanup = crate::record::CleanupState::NotNeeded;
         record.fragments = None;
         self.conclude(
             now,

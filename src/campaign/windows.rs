@@ -12,6 +12,7 @@ use crate::task::{plan, sizing};
 use crate::time::Timestamp;
 
 use super::conversation::silence;
+use super::distribution::WINDOW_TAIL;
 use super::{Campaign, Surroundings};
 
 /// Windows and sessions a task may open after the first.
@@ -25,6 +26,8 @@ const ANSWERS_SETTLE: Duration = Duration::from_secs(10);
 const CHECKS_TAKE: Duration = Duration::from_secs(1800);
 /// What must be left of a window for a device to be let in.
 const LATE_TAIL: Duration = Duration::from_secs(15);
+/// Of a device that no window is left for: intervals without an uplink after which it is silent rather than late.
+const UNHEARD: u32 = 10;
 
 impl Campaign {
     /// The window opens: who is ready takes part; who is not comes later, or gets another session.
@@ -33,6 +36,10 @@ impl Campaign {
             return;
         };
         let (window, continues) = (session.record.window, session.record.uncoded_sent > 0);
+        if now + WINDOW_TAIL >= window.end() {
+            // It passed while the task was held, or the server was away.
+            return self.next_window(now, number, around);
+        }
         let members: Vec<(DevEui, DeviceState, SetupStage)> = self
             .members(number)
             .map(|d| (d.dev_eui, d.state, d.setup))
@@ -80,8 +87,7 @@ impl Campaign {
         session.not_before = now;
         if !continues {
             session.record.round = 1;
-            session.record.coded_target =
-                sizing::first_coded(session.record.block.nb_frag, loss, ready.len());
+            session.record.coded_target = sizing::first_coded(session.record.block.nb_frag, loss);
         }
         self.changed.sessions.insert(session.record.id.number);
         self.request_group(number);
@@ -287,13 +293,7 @@ impl Campaign {
         if beyond || self.sessions.len() >= MAX_SESSIONS {
             for dev_eui in late {
                 let evidence = "not set up before its window, and no later one fits".to_owned();
-                self.conclude(
-                    now,
-                    dev_eui,
-                    DeviceState::Failed,
-                    Some(DeviceReason::WindowClosed),
-                    evidence,
-                );
+                self.end_without_window(now, dev_eui, evidence, around);
             }
             return;
         }
@@ -303,9 +303,8 @@ impl Campaign {
     /// The task has run for several of the device's intervals.
     fn was_given_time(&self, now: Timestamp, dev_eui: DevEui, around: &Surroundings<'_>) -> bool {
         let patience = around.fleet.get(dev_eui).map(silence).unwrap_or_default();
-        self.task
-            .started_at
-            .is_none_or(|started| now >= started + patience)
+        let since = self.task.started_at.max(self.task.resumed_at);
+        since.is_none_or(|since| now >= since + patience)
     }
 
     /// Another session for devices that could not take part in `number`: one that is still being prepared, or a fresh
@@ -362,6 +361,30 @@ impl Campaign {
         next
     }
 
+    /// No window is left for a device: it is silent if it was not heard for long, and has failed otherwise.
+    pub(super) fn end_without_window(
+        &mut self,
+        now: Timestamp,
+        dev_eui: DevEui,
+        evidence: String,
+        around: &Surroundings<'_>,
+    ) {
+        let device = around.fleet.get(dev_eui);
+        let seen = device.and_then(|d| d.status.last_seen);
+        let patience = device.map_or(Duration::ZERO, |d| d.profile.uplink_interval * UNHEARD);
+        let (state, reason, evidence) = match seen {
+            Some(seen) if now < seen + patience => {
+                (DeviceState::Failed, DeviceReason::WindowClosed, evidence)
+            }
+            seen => {
+                let seen = seen.unwrap_or_default();
+                let evidence = format!("{evidence}, and not heard since {seen}");
+                (DeviceState::Silent, DeviceReason::NoAnswer, evidence)
+            }
+        };
+        self.conclude(now, dev_eui, state, Some(reason), evidence);
+    }
+
     /// The window is over, or passed without anybody: another one is announced, and what devices hold is kept.
     pub(super) fn next_window(&mut self, now: Timestamp, number: usize, around: &Surroundings<'_>) {
         let members: Vec<DevEui> = self.members(number).map(|d| d.dev_eui).collect();
@@ -373,13 +396,7 @@ impl Campaign {
         if beyond || session.record.window.number >= MAX_WINDOWS {
             for dev_eui in members {
                 let evidence = "the window closed and no later one fits".to_owned();
-                self.conclude(
-                    now,
-                    dev_eui,
-                    DeviceState::Failed,
-                    Some(DeviceReason::WindowClosed),
-                    evidence,
-                );
+                self.end_without_window(now, dev_eui, evidence, around);
             }
             return self.close_session(number);
         }

@@ -42,8 +42,8 @@ pub use session::{
     WindowNumber, fragments_sent,
 };
 pub use task::{
-    RebootMode, StateCounts, SuccessCriterion, Task, TaskCounters, TaskId, TaskOptions, TaskReason,
-    TaskState, Wave,
+    Held, RebootMode, StateCounts, SuccessCriterion, Task, TaskCounters, TaskId, TaskOptions,
+    TaskReason, TaskState, Wave,
 };
 pub use task_device::{
     CleanupState, DeviceReason, DeviceState, FragmentReport, SetupStage, TaskDevice,

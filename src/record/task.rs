@@ -57,6 +57,15 @@ pub struct Task {
     pub sequence: u64,
     /// Sums over the task.
     pub counters: TaskCounters,
+    /// The ended task whose devices this one tries again.
+    #[serde(default)]
+    pub retry_of: Option<TaskId>,
+    /// Where the task was held and since when; `None` unless it is [`TaskState::Paused`].
+    #[serde(default)]
+    pub held: Option<Held>,
+    /// When it was last let go on.
+    #[serde(default)]
+    pub resumed_at: Option<Timestamp>,
     /// When the plan expects the last device to end; made at the start.
     #[serde(default)]
     pub expected_end: Option<Timestamp>,
@@ -90,6 +99,8 @@ pub enum TaskState {
     Distributing,
     /// Verification, reboot, version check and cleanup.
     Completing,
+    /// Held by the operator: nothing is sent.
+    Paused,
     /// Ended; every device has a verdict.
     Completed,
     /// Being cancelled: devices are cleaned up.
@@ -112,11 +123,21 @@ impl TaskState {
     }
 }
 
+/// A task that is held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Held {
+    /// The state it goes back to.
+    pub from: TaskState,
+    /// When it was held.
+    pub since: Timestamp,
+}
+
 /// Why a task ended or waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum TaskReason {
-    /// The operator cancelled.
-    Cancelled,
+    /// The operator asked for it.
+    #[serde(alias = "Cancelled")]
+    Requested,
     /// The deadline passed.
     DeadlinePassed,
     /// No device was left to serve.
@@ -178,7 +199,7 @@ impl Default for TaskOptions {
             max_redundancy_percent: 200,
             descriptor: None,
             block_ack_delay: None,
-            max_attempts: 8,
+            max_attempts: 16,
             cleanup_within: Duration::from_secs(3600),
         }
     }

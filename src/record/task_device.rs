@@ -46,6 +46,9 @@ pub struct TaskDevice {
     pub group_cleanup: CleanupState,
     /// When the device asked to reboot will do so.
     pub reboot_at: Option<Timestamp>,
+    /// Reboot requests given up without an answer since the device last showed that it rebooted.
+    #[serde(default)]
+    pub reboots_unanswered: u8,
     /// When each state was entered first.
     pub entered: BTreeMap<DeviceState, Timestamp>,
     /// The task's sequence number at the last change.
@@ -76,6 +79,7 @@ impl TaskDevice {
             frag_cleanup: CleanupState::NotNeeded,
             group_cleanup: CleanupState::NotNeeded,
             reboot_at: None,
+            reboots_unanswered: 0,
             entered: BTreeMap::new(),
             sequence: 0,
             changed_at: now,
@@ -206,6 +210,9 @@ pub struct SetupStage {
     /// Fragments the session had sent before the device took part.
     #[serde(default)]
     pub missed_before: u16,
+    /// `FragSessionSetupReq` was sent with a `SessionCnt` of its own, which its repeats keep.
+    #[serde(default)]
+    pub counted: bool,
 }
 
 /// A status answer and what had been sent by then.

@@ -49,6 +49,12 @@ pub enum Command {
         /// Its new tags, whole.
         tags: BTreeMap<String, String>,
     },
+    /// Holds an active task.
+    PauseTask(TaskId),
+    /// Lets a held task go on.
+    ResumeTask(TaskId),
+    /// Takes devices out of an active task; those that are not in it are passed over.
+    RemoveTaskDevices(TaskId, Vec<DevEui>),
     /// Cancels an active task.
     CancelTask(TaskId),
 }

@@ -419,6 +419,11 @@ impl<N: Network> Engine<N> {
                 };
                 self.tell_campaign(now, &task, &input, turn)
             }
+            Command::PauseTask(id) => self.tell_campaign(now, &id, &Input::Pause, turn),
+            Command::ResumeTask(id) => self.tell_campaign(now, &id, &Input::Resume, turn),
+            Command::RemoveTaskDevices(id, devices) => {
+                self.tell_campaign(now, &id, &Input::Remove(&devices), turn)
+            }
             Command::CancelTask(id) => self.tell_campaign(now, &id, &Input::Cancel, turn),
         }
     }

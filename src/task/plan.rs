@@ -528,10 +528,11 @@ fn setup_time<'a>(devices: impl Iterator<Item = &'a FleetDevice>) -> Duration {
     longest + Duration::from_millis(500) * count
 }
 
-/// From the expected finish to the deadline where none is given: ten uplink intervals, at least an hour.
+/// From the expected finish to the deadline where none is given: 24 uplink intervals, at least two hours. A device that
+/// loses half of all frames needs most of them to be checked, rebooted and checked again.
 fn slack(request: &PlanRequest<'_>) -> Duration {
     let intervals = request.devices.iter().map(|d| d.profile.uplink_interval);
-    (intervals.max().unwrap_or_default() * 10).max(Duration::from_secs(3600))
+    (intervals.max().unwrap_or_default() * 24).max(Duration::from_secs(7200))
 }
 
 /// From the last fragment to the last verdict.

@@ -57,11 +57,15 @@ pub fn frame_airtime(region: Region, data_rate: u8, payload: usize) -> Option<Du
     )))
 }
 
-/// Coded fragments to send right after the uncoded pass, before anything is asked: the low end of what the whole fleet
-/// will need anyway, if its loss is as measured; so that the first answers come when most devices are done.
-pub fn first_coded(nb_frag: u16, loss_permille: u16, devices: usize) -> u16 {
-    let (low, ..) = frames_until_all(nb_frag, loss_permille, devices);
-    u16::try_from(low.saturating_sub(u32::from(nb_frag))).unwrap_or(u16::MAX)
+/// Coded fragments to send right after the uncoded pass, before anything is asked: what the median device needs, if the
+/// loss is as estimated. The estimate is worse than any answer, and what is sent too much cannot be taken back.
+pub fn first_coded(nb_frag: u16, loss_permille: u16) -> u16 {
+    let p = (f64::from(loss_permille) / 1000.0).clamp(0.0, 0.9);
+    let lost = (f64::from(nb_frag) * p).round();
+    if lost < 1.0 {
+        return 0;
+    }
+    ceil_u16((lost + MEAN_EXTRA) / (1.0 - p))
 }
 
 /// Loss of one downlink, permille, from commands sent and answers heard. Where several gateways hear the uplinks,
@@ -85,13 +89,79 @@ pub fn coded_budget(nb_frag: u16, max_redundancy_percent: u16) -> u16 {
         .min(MAX_N.saturating_sub(nb_frag))
 }
 
-/// Coded fragments that make a device with rank deficit `deficit` and loss `loss` (0..1) complete, in the mean plus
-/// `deviations` standard deviations of the frames lost on the way.
-pub fn repair_frames(deficit: u16, loss: f64, deviations: f64) -> u16 {
-    let p = loss.clamp(0.0, 0.95);
-    let d = f64::from(deficit);
-    let spread = (d * p).sqrt() / (1.0 - p);
-    ceil_u16((d + MEAN_EXTRA - 1.0) / (1.0 - p) + deviations * spread)
+/// Coded fragments a device still needs on air: a random figure, taken as normal.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Need {
+    /// Mean.
+    pub mean: f64,
+    /// Standard deviation.
+    pub deviation: f64,
+}
+
+impl Need {
+    /// What a device with this rank deficit needs when it loses the share `loss` (0..1): as many receptions as it is
+    /// short of and a few for rows that tell it nothing new, each of which takes `1 / (1 - loss)` frames in the mean.
+    pub fn of(deficit: u16, loss: f64) -> Self {
+        let p = loss.clamp(0.0, 0.95);
+        let receptions = f64::from(deficit) + MEAN_EXTRA - 1.0;
+        Self {
+            mean: receptions / (1.0 - p),
+            deviation: (receptions * p + EXTRA_VARIANCE).sqrt() / (1.0 - p),
+        }
+    }
+
+    /// Probability that `frames` are enough.
+    fn met_by(self, frames: f64) -> f64 {
+        normal_cdf((frames + 0.5 - self.mean) / self.deviation)
+    }
+}
+
+/// Coded fragments of the next round, for devices that need these.
+///
+/// A frame too many is lost air; a round too short costs another poll, worth `poll_cost` frames. So frames are added
+/// as long as the next one is the last one needed with a chance above `1 / poll_cost`, given that it is not one too
+/// many. The chance falls with every frame, because the normal distribution is log-concave.
+pub fn round_size(needs: &[Need], poll_cost: f64) -> u16 {
+    let least = needs
+        .iter()
+        .map(|need| need.mean - SURELY_NEEDED * need.deviation);
+    let most = needs
+        .iter()
+        .map(|need| need.mean + SURELY_NEEDED * need.deviation);
+    let (least, most) = (
+        ceil_u16(least.fold(1.0, f64::max)),
+        ceil_u16(most.fold(1.0, f64::max)),
+    );
+    let ln_done = |frames: u16| -> f64 {
+        let met = needs.iter().map(|need| need.met_by(f64::from(frames)));
+        met.map(|chance| chance.max(f64::MIN_POSITIVE).ln()).sum()
+    };
+    let mut before = ln_done(least);
+    for frames in least..most {
+        let after = ln_done(frames + 1);
+        if (after - before) * poll_cost < 1.0 {
+            return frames;
+        }
+        before = after;
+    }
+    most
+}
+
+/// Standard deviations below its mean up to which a need is taken as sure.
+const SURELY_NEEDED: f64 = 3.0;
+/// Variance of the receptions that random rows need beyond the deficit.
+const EXTRA_VARIANCE: f64 = 2.0;
+
+/// The standard normal distribution; Abramowitz and Stegun 7.1.26, good to 1e-7.
+fn normal_cdf(z: f64) -> f64 {
+    let x = z.abs() / std::f64::consts::SQRT_2;
+    let t = 1.0 / (1.0 + 0.327_591_1 * x);
+    let poly = t
+        * (0.254_829_592
+            + t * (-0.284_496_736
+                + t * (1.421_413_741 + t * (-1.453_152_027 + t * 1.061_405_429))));
+    let tail = 0.5 * poly * (-x * x).exp();
+    if z < 0.0 { tail } else { 1.0 - tail }
 }
 
 /// Frames until `devices` devices with this loss are all complete: mean, and a low and a high figure about one in ten
@@ -179,9 +249,35 @@ mod tests {
     }
 
     #[test]
-    fn repair_is_the_deficit_when_nothing_is_lost() {
-        assert_eq!(repair_frames(5, 0.0, 1.0), 6);
-        assert!(repair_frames(5, 0.5, 0.0) >= 11);
+    fn a_round_is_about_the_deficit_when_nothing_is_lost() {
+        let one = round_size(&[Need::of(5, 0.0)], 10.0);
+        assert!((5..=8).contains(&one), "{one}");
+        assert!(round_size(&[Need::of(5, 0.5)], 10.0) > one);
+    }
+
+    #[test]
+    fn dear_polls_make_longer_rounds() {
+        let needs = [Need::of(100, 0.3), Need::of(90, 0.3)];
+        let sizes: Vec<u16> = [1.0, 4.0, 16.0, 256.0]
+            .iter()
+            .map(|cost| round_size(&needs, *cost))
+            .collect();
+        assert!(sizes.is_sorted(), "{sizes:?}");
+        assert!(sizes[0] < 143 && sizes[3] > 150, "{sizes:?}");
+    }
+
+    #[test]
+    fn many_devices_need_more_than_one() {
+        let one = round_size(&[Need::of(50, 0.1)], 8.0);
+        let many = round_size(&[Need::of(50, 0.1); 500], 8.0);
+        assert!(many > one + 3, "{one} {many}");
+    }
+
+    #[test]
+    fn the_median_device_sets_the_first_coded_fragments() {
+        assert_eq!(first_coded(500, 0), 0);
+        assert_eq!(first_coded(20, 10), 0);
+        assert_eq!(first_coded(500, 100), 58);
     }
 
     #[test]

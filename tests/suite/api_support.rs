@@ -9,7 +9,9 @@ use std::task::{Context, Poll};
 use hyper_util::rt::TokioIo;
 use lorawan_fuota::api::{Api, Clock, Entropy, ServerOptions};
 use lorawan_fuota::proto::v1;
-use lorawan_fuota::record::{Change, Task, TaskDevice, TaskId, TaskState, TenantId, Wave};
+use lorawan_fuota::record::{
+    Change, DeviceState, Task, TaskDevice, TaskId, TaskState, TenantId, Wave,
+};
 use lorawan_fuota::runtime::command::CommandRequest;
 use lorawan_fuota::runtime::{Command, CommandError, Handle, Notice};
 use lorawan_fuota::store::{Catalog, MemoryStore, Store};
@@ -304,10 +306,31 @@ async fn changes(
                 Some(Notice::Task { task: id, sequence }),
             )
         }
-        Command::CancelTask(id) => {
+        Command::RemoveTaskDevices(id, devices) => {
             let task = store.task(&TenantId::default(), &id).await.unwrap();
             let mut task = task.ok_or_else(|| CommandError::NotFound(id.to_string()))?;
-            task.state = TaskState::Cancelling;
+            let mut changes = vec![];
+            for dev_eui in devices {
+                if let Some(mut device) = store.task_device(&id, dev_eui).await.unwrap() {
+                    task.sequence += 1;
+                    (device.state, device.sequence) = (DeviceState::Removed, task.sequence);
+                    changes.push(Change::PutTaskDevice(device));
+                }
+            }
+            let sequence = task.sequence;
+            changes.push(Change::PutTask(task));
+            (changes, Some(Notice::Task { task: id, sequence }))
+        }
+        command @ (Command::PauseTask(_) | Command::ResumeTask(_) | Command::CancelTask(_)) => {
+            let (id, state) = match command {
+                Command::PauseTask(id) => (id, TaskState::Paused),
+                Command::ResumeTask(id) => (id, TaskState::Preparing),
+                Command::CancelTask(id) => (id, TaskState::Cancelling),
+                _ => unreachable!(),
+            };
+            let task = store.task(&TenantId::default(), &id).await.unwrap();
+            let mut task = task.ok_or_else(|| CommandError::NotFound(id.to_string()))?;
+            task.state = state;
             task.sequence += 1;
             let sequence = task.sequence;
             (

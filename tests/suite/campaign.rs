@@ -589,6 +589,9 @@ impl Bench {
             tags: BTreeMap::new(),
             updated_at: self.now,
             expected_end: None,
+            retry_of: None,
+            held: None,
+            resumed_at: None,
         };
         let mut devices = self.devices_by_themselves.clone();
         if devices.is_empty() {

@@ -16,6 +16,7 @@ mod api_tasks;
 mod api_tls;
 mod campaign;
 mod cli;
+mod control;
 mod foreign_codec_lrwn;
 mod foreign_device;
 mod frames_foreign;

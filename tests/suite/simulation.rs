@@ -12,7 +12,7 @@ use fuota_simulator::world::Faults;
 use lorawan_fuota::record::DeviceState;
 
 /// Worlds per test; they share the seeds among them so that the runner's threads share the work.
-const SEEDS: u64 = 50;
+const SEEDS: u64 = 170;
 
 fn worlds(from: u64) {
     for seed in from..from + SEEDS {
@@ -26,18 +26,18 @@ fn worlds(from: u64) {
 }
 
 #[test]
-fn worlds_0() {
+fn worlds_from_0() {
     worlds(0);
 }
 
 #[test]
-fn worlds_50() {
-    worlds(50);
+fn worlds_from_170() {
+    worlds(170);
 }
 
 #[test]
-fn worlds_100() {
-    worlds(100);
+fn worlds_from_340() {
+    worlds(340);
 }
 
 #[test]
@@ -67,6 +67,7 @@ fn hurried(seed: u64, window_after: Duration) -> CheckOptions {
         spread: false,
         window_after: Some(window_after),
         faults: Faults::default(),
+        air_share_permille: 1000,
     }
 }
 
@@ -135,9 +136,7 @@ fn all_run(stacks: Stacks, seed: u64, image_bytes: usize, loss: f64) {
             ..FleetOptions::default()
         },
         image_bytes,
-        spread: false,
-        window_after: None,
-        faults: Faults::default(),
+        ..CheckOptions::default()
     };
     let outcome = run(&options);
     let context = format!("{} seed {seed}, {image_bytes} bytes", stacks.name());

@@ -345,6 +345,12 @@ pub(crate) fn task(tenant: &TenantId, id: &str, state: TaskState) -> Task {
         tags: BTreeMap::from([("season".to_owned(), "spring".to_owned())]),
         updated_at: at(6),
         expected_end: Some(at(39)),
+        retry_of: Some(TaskId("before".to_owned())),
+        held: Some(Held {
+            from: TaskState::Distributing,
+            since: at(38),
+        }),
+        resumed_at: Some(at(37)),
     }
 }
 
@@ -364,6 +370,7 @@ pub(crate) fn task_device(task: &str, n: u64, state: DeviceState, sequence: u64)
             late_start: Some(Timestamp::from_unix_seconds(1_800_000_077)),
             settles_at: Some(Timestamp::from_unix_seconds(1_800_000_078)),
             missed_before: 17,
+            counted: true,
         },
         tries: 1,
         attempts: 9,
@@ -380,6 +387,7 @@ pub(crate) fn task_device(task: &str, n: u64, state: DeviceState, sequence: u64)
         frag_cleanup: CleanupState::Left,
         group_cleanup: CleanupState::Confirmed,
         reboot_at: Some(at(51)),
+        reboots_unanswered: 2,
         entered: BTreeMap::from([(DeviceState::Pending, at(45)), (state, at(46))]),
         sequence,
         group: Some("g1".to_owned()),

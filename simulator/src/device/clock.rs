@@ -87,6 +87,18 @@ impl DeviceClock {
         self.set(now, shown.saturating_add(i64::from(seconds) * 1_000_000));
     }
 
+    /// Moves it without having been asked to.
+    pub(super) fn step(&mut self, now: Timestamp, by_us: i64) {
+        self.shown_us = self.gps_us(now).saturating_add(by_us);
+        self.set_at = now;
+    }
+
+    /// Runs at another speed from now on.
+    pub(super) fn run_at(&mut self, now: Timestamp, drift_ppm: i32) {
+        self.step(now, 0);
+        self.drift_ppm = drift_ppm;
+    }
+
     /// How wrong it is: microseconds it is ahead of true time.
     pub fn error_us(&self, now: Timestamp) -> i64 {
         self.gps_us(now).saturating_sub(now.to_gps().as_micros())

@@ -8,6 +8,7 @@ use lorawan_fuota::lorawan::fragmentation::{
     UplinkCommand, block_ack_delay_max, decode_downlink,
 };
 use lorawan_fuota::lorawan::keys::{data_block_int_key, data_block_mic};
+use lorawan_fuota::time::Timestamp;
 
 use super::environment::Environment;
 use super::outbox::{Content, Entry, Tag};
@@ -37,6 +38,7 @@ pub(super) struct Fragmentation {
     /// `SessionCntPrev` of each index; kept over reboots (TS004-2.0.0 §3.3).
     session_cnt_prev: [Option<u16>; 4],
     completed: Option<Vec<u8>>,
+    completed_at: Option<Timestamp>,
     /// The index set up last: whose counts a stack with one decoder reports.
     latest: u8,
     /// The counter of the last fragment, kept over set-ups.
@@ -81,6 +83,11 @@ impl Fragmentation {
     pub(super) fn progress(&self, frag_index: u8) -> Option<DecoderProgress> {
         let session = self.sessions.get(usize::from(frag_index))?.as_ref()?;
         Some(session.progress())
+    }
+
+    /// When the last data block was complete.
+    pub(super) fn completed_at(&self) -> Option<Timestamp> {
+        self.completed_at
     }
 
     /// The data block completed since the last call.
@@ -332,6 +339,7 @@ impl Fragmentation {
             }
             Progress::Complete => {
                 self.completed = session.complete(version, environment);
+                self.completed_at = Some(environment.now);
                 session.exists &= !quirks.closes_when_complete;
             }
             Progress::Incomplete { .. } | Progress::Ignored(_) => {}

@@ -133,6 +133,11 @@ impl EndDevice {
         self.fragmentation.progress(frag_index)
     }
 
+    /// When it last held a whole data block for the first time.
+    pub fn block_completed_at(&self) -> Option<Timestamp> {
+        self.fragmentation.completed_at()
+    }
+
     /// Its multicast groups by `McGroupID`.
     pub fn mc_groups(&self) -> &[Option<McGroup>; MC_GROUP_COUNT] {
         self.multicast.groups()
@@ -330,6 +335,23 @@ impl EndDevice {
     /// From `at` on it neither sends nor hears; `None` brings it back.
     pub fn set_silent_from(&mut self, at: Option<Timestamp>) {
         self.config.silent_from = at;
+    }
+
+    /// Moves its clock, as a bad crystal or a wrong source of time does.
+    pub fn step_clock(&mut self, now: Timestamp, by_us: i64) {
+        self.clock.step(now, by_us);
+        self.log
+            .note(now, format_args!("clock stepped by {by_us} us"));
+    }
+
+    /// Its clock runs fast by so many microseconds per second from now on.
+    pub fn set_drift(&mut self, now: Timestamp, drift_ppm: i32) {
+        self.clock.run_at(now, drift_ppm);
+    }
+
+    /// It takes up to so long to answer, where the package sets no delay.
+    pub fn set_answer_delay_max(&mut self, delay: Duration) {
+        self.config.answer_delay_max = delay;
     }
 }
 

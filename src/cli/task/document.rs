@@ -104,6 +104,7 @@ pub(super) fn task_json(task: &v1::FuotaTask) -> Value {
         "start_time": time_json(task.start_time.as_ref()),
         "end_time": time_json(task.end_time.as_ref()),
         "etag": task.etag,
+        "retry_of": task.retry_of,
     })
 }
 

@@ -56,7 +56,7 @@ pub enum TaskCommand {
         #[command(flatten)]
         targets: TargetArgs,
     },
-    /// Take devices and groups out of a draft
+    /// Take devices and groups out of a draft, or devices out of a running task
     Remove {
         /// The task
         task: String,
@@ -77,6 +77,27 @@ pub enum TaskCommand {
         /// Follow it to its end; see `fuota task watch`
         #[arg(long)]
         watch: bool,
+    },
+    /// Hold a task: nothing more is sent, devices keep what they have
+    Pause {
+        /// The task
+        task: String,
+    },
+    /// Let a held task go on where it was held
+    Resume {
+        /// The task
+        task: String,
+        /// Follow it to its end; see `fuota task watch`
+        #[arg(long)]
+        watch: bool,
+    },
+    /// Create a draft for the devices that an ended task did not bring to the end
+    Retry {
+        /// The task that has ended
+        task: String,
+        /// The last part of the new task's name; default: made by the server
+        #[arg(long, default_value = "", hide_default_value = true)]
+        id: String,
     },
     /// Cancel a task: sending stops, devices are cleaned
     Cancel {
@@ -175,6 +196,29 @@ pub(super) async fn run(command: TaskCommand, context: &mut Context) -> Result<O
             };
             let task = client.start_task(request).await?.into_inner();
             return show_or_watch(&task, watch, context).await;
+        }
+        TaskCommand::Pause { task } => {
+            let request = v1::PauseTaskRequest {
+                name: full(&task),
+                request_id,
+            };
+            client.pause_task(request).await?.into_inner()
+        }
+        TaskCommand::Resume { task, watch } => {
+            let request = v1::ResumeTaskRequest {
+                name: full(&task),
+                request_id,
+            };
+            let task = client.resume_task(request).await?.into_inner();
+            return show_or_watch(&task, watch, context).await;
+        }
+        TaskCommand::Retry { task, id } => {
+            let request = v1::RetryTaskRequest {
+                name: full(&task),
+                task_id: id,
+                request_id,
+            };
+            client.retry_task(request).await?.into_inner()
         }
         TaskCommand::Cancel { task, watch } => {
             let request = v1::CancelTaskRequest {

@@ -340,6 +340,9 @@ service! {
     list_waves(v1::ListWavesRequest) -> v1::ListWavesResponse;
     get_distribution_session(v1::GetDistributionSessionRequest) -> v1::DistributionSession;
     list_distribution_sessions(v1::ListDistributionSessionsRequest) -> v1::ListDistributionSessionsResponse;
+    pause_task(v1::PauseTaskRequest) -> v1::FuotaTask;
+    resume_task(v1::ResumeTaskRequest) -> v1::FuotaTask;
+    retry_task(v1::RetryTaskRequest) -> v1::FuotaTask;
     cancel_task(v1::CancelTaskRequest) -> v1::FuotaTask;
 }
 

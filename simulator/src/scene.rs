@@ -1,0 +1,199 @@
+//! A world with its fleet entered in the server: where tasks are started and followed to their end.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use lorawan_fuota::lorawan::identifiers::DevEui;
+use lorawan_fuota::record::{Change, Image, Task, TaskDevice, TaskId};
+use lorawan_fuota::runtime::{Command, CommandError};
+use lorawan_fuota::time::Timestamp;
+
+use crate::check::{self, CheckOptions, Outcome};
+use crate::checkers::{Checker, Event, Expected, Violation, watch_errors};
+use crate::device::DeviceConfig;
+use crate::fleet::{Fleet, NEW_VERSION};
+use crate::world::World;
+
+/// Loss beyond which a device need not be updated, only told about.
+const OUT_OF_REACH: f64 = 0.2;
+/// Every task ends within a day of virtual time, whatever strikes.
+pub const LONGEST: Duration = Duration::from_secs(86_400);
+/// Devices join and are heard before anything begins.
+const SETTLES: Duration = Duration::from_secs(30);
+const START: Timestamp = Timestamp::from_unix_seconds(1_800_000_000);
+
+/// A world, its fleet and its image.
+pub struct Scene {
+    /// The world.
+    pub world: World,
+    /// The devices and gateways in it.
+    pub fleet: Fleet,
+    options: CheckOptions,
+    image: (Image, Arc<[u8]>),
+    begun: Timestamp,
+}
+
+impl Scene {
+    /// The world of these options, with all devices entered, some of which have joined.
+    ///
+    /// # Panics
+    /// The world cannot be set up at all; that is a defect of the simulator.
+    pub fn new(options: &CheckOptions) -> Self {
+        Self::with(options, |_| {})
+    }
+
+    /// As [`Scene::new`], with devices that differ from those of the fleet.
+    ///
+    /// # Panics
+    /// As [`Scene::new`].
+    pub fn with(options: &CheckOptions, change: impl FnMut(&mut DeviceConfig)) -> Self {
+        let mut fleet = Fleet::new(options.fleet);
+        fleet.devices.iter_mut().for_each(change);
+        let lab = check::lab(options, &fleet, START);
+        let mut world = World::new(lab, START, options.fleet.seed, options.faults);
+        world.checkers_mut(|c| c.allow_share(options.air_share_permille));
+        check::enter(&mut world, options, &fleet, START);
+        world.run_until(SETTLES, |_| false);
+        let image = check::image(options, &fleet, START);
+        let begun = world.now();
+        Self {
+            world,
+            fleet,
+            options: *options,
+            image,
+            begun,
+        }
+    }
+
+    /// The draft of a task for the image.
+    pub fn draft(&self) -> Task {
+        check::task(&self.options, &self.image.0, self.world.now())
+    }
+
+    /// Starts a task for all devices; from now on the faults of the world strike.
+    ///
+    /// # Errors
+    /// The start is refused.
+    pub fn start(&mut self, task: &Task) -> Result<(), CommandError> {
+        let devices = self.fleet.devices.iter().map(|d| d.dev_eui).collect();
+        self.start_for(task, devices)
+    }
+
+    /// Starts a task for some devices.
+    ///
+    /// # Errors
+    /// The start is refused.
+    pub fn start_for(&mut self, task: &Task, devices: Vec<DevEui>) -> Result<(), CommandError> {
+        let (image, data) = self.image.clone();
+        self.world.commit(&[
+            Change::PutImage(image.clone(), Arc::clone(&data)),
+            Change::PutTask(task.clone()),
+        ]);
+        self.world.release_faults();
+        self.begun = self.world.now();
+        self.world.command(&Command::StartTask {
+            task: Box::new(task.clone()),
+            image: (image, data),
+            devices,
+            groups: vec![],
+        })
+    }
+
+    /// Runs until the task has ended.
+    pub fn finish(&mut self, id: &TaskId) -> bool {
+        self.world.run_until(LONGEST, |w| {
+            w.task(id).is_some_and(|t| t.state.is_terminal())
+        })
+    }
+
+    /// What became of a task, judged.
+    pub fn outcome(&mut self, draft: &Task) -> Outcome {
+        let duration = self.world.now().since(self.begun);
+        let faults = self.options.faults;
+        let drift = duration.mul_f64(f64::from(faults.drift_ppm) / 1e6);
+        let expected = Expected {
+            target_version: NEW_VERSION.to_ts006(),
+            out_of_reach: self.options.fleet.loss > OUT_OF_REACH,
+            budget_may_go: faults.outages.is_some() || faults.bursts.is_some(),
+            may_be_unheard: faults.outages.is_some(),
+            clock_off: drift
+                + faults.server_step * 2
+                + if self.world.any_clock_stepped() {
+                    faults.device_step
+                } else {
+                    Duration::ZERO
+                },
+            ..Expected::default()
+        };
+        self.world.judge(&draft.id, expected);
+        Outcome {
+            task: self.world.task(&draft.id).unwrap_or_else(|| draft.clone()),
+            devices: self.world.task_devices(&draft.id),
+            violations: self.world.violations(),
+            crashes: self.world.crashes(),
+            commits: self.world.commits(),
+            duration,
+            events: self.events(),
+        }
+    }
+
+    /// What happened, as the server and the devices tell it.
+    fn events(&self) -> Vec<Event> {
+        let mut events = self.world.checkers(|c| c.events().to_vec());
+        if events.is_empty() {
+            return events;
+        }
+        self.world.lab(|lab| {
+            for device in lab.devices() {
+                events.extend(device.log().iter().map(|(at, what)| Event {
+                    at,
+                    device: Some(device.dev_eui()),
+                    frame: false,
+                    what: format!("says: {what}"),
+                }));
+            }
+        });
+        events.sort_by_key(|event| event.at);
+        events
+    }
+
+    /// The device of a task.
+    pub fn device(&self, task: &TaskId, number: usize) -> Option<TaskDevice> {
+        let dev_eui = self.fleet.devices.get(number)?.dev_eui;
+        let mut devices = self.world.task_devices(task).into_iter();
+        devices.find(|d| d.dev_eui == dev_eui)
+    }
+}
+
+/// Runs one world to the end of its task; `log` keeps what happened.
+pub(crate) fn run(options: &CheckOptions, log: bool) -> Outcome {
+    let (mut outcome, errors) = watch_errors(|| {
+        let mut scene = Scene::new(options);
+        if log {
+            scene.world.checkers_mut(|c| c.keep_events());
+        }
+        let draft = scene.draft();
+        // A commit of unknown fate may have started it already.
+        let refused = scene.start(&draft).err();
+        let ended = scene.finish(&draft.id);
+        let mut outcome = scene.outcome(&draft);
+        if !ended {
+            outcome.violations.push(Violation {
+                at: scene.world.now(),
+                checker: Checker::Terminal,
+                device: None,
+                what: format!("the task has not ended within a day; start refused: {refused:?}"),
+            });
+        }
+        outcome
+    });
+    for what in errors {
+        outcome.violations.push(Violation {
+            at: START,
+            checker: Checker::Errors,
+            device: None,
+            what,
+        });
+    }
+    outcome
+}

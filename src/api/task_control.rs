@@ -1,0 +1,229 @@
+//! What is done to tasks as a whole: started, held, let go on, taken up again, cancelled. The writer decides; here a
+//! call is checked, made once, and answered.
+
+use crate::lorawan::identifiers::DevEui;
+use crate::lorawan::keys::Key128;
+use crate::proto::v1;
+use crate::record::{Change, DeviceState, StateCounts, Task, TaskId, TaskReason, TaskState};
+use crate::runtime::Command;
+use crate::store::Catalog;
+
+use super::drafts::added;
+use super::errors::ApiError;
+use super::fields::{Fields, tenant};
+use super::idempotency::{Call, Ticket};
+use super::task_records;
+use super::tasks::{check_etag, state_word};
+use super::{Api, names, plan};
+
+impl<S: Catalog> Api<S> {
+    pub(super) async fn start(
+        self,
+        request: v1::StartTaskRequest,
+    ) -> Result<v1::FuotaTask, ApiError> {
+        let _desk = self.desk().await;
+        let ticket = match self.once("StartTask", &request, &[]).await? {
+            Call::Again(Some(answer)) => return Ok(answer),
+            Call::Again(None) => return self.shown_task("name", &request.name).await,
+            Call::First(ticket) => ticket,
+        };
+        let mut task = self.draft(&request.name).await?;
+        check_etag(&request.etag, &task)?;
+        task.seed = Some(Key128::from_bytes(self.random()));
+        let order = self.order(task).await?;
+        if !order.held.is_empty() {
+            return Err(ApiError::Refused {
+                reason: "PLAN_BLOCKED",
+                message: format!("{} devices are in other active tasks", order.held.len()),
+                blockers: plan::held_blockers(&order.held),
+            });
+        }
+        let sha256 = order.image.sha256;
+        let bytes = self.store().image_bytes(&tenant(), sha256).await?;
+        let bytes = bytes.ok_or_else(|| ApiError::NotFound(names::name("images", sha256)))?;
+        let command = Command::StartTask {
+            task: Box::new(order.task),
+            image: (order.image, bytes),
+            devices: order.devices.into_iter().collect(),
+            groups: order.groups,
+        };
+        self.command("TASK_NOT_DRAFT", command, ticket.carried_out())
+            .await?;
+        self.answer_with_task(&request.name, ticket).await
+    }
+
+    pub(super) async fn cancel(
+        self,
+        request: v1::CancelTaskRequest,
+    ) -> Result<v1::FuotaTask, ApiError> {
+        let _desk = self.desk().await;
+        let ticket = match self.once("CancelTask", &request, &[]).await? {
+            Call::Again(Some(answer)) => return Ok(answer),
+            Call::Again(None) => return self.shown_task("name", &request.name).await,
+            Call::First(ticket) => ticket,
+        };
+        let task = self.find_task("name", &request.name).await?;
+        match task.state {
+            TaskState::Draft => self.cancel_draft(task, ticket).await,
+            TaskState::Cancelling | TaskState::Cancelled => {
+                self.answer_with_task(&request.name, ticket).await
+            }
+            TaskState::Completed | TaskState::Failed => {
+                let message = format!("it is in {}", state_word(task.state));
+                Err(ApiError::refused("TASK_ENDED", message))
+            }
+            TaskState::Scheduled
+            | TaskState::Preparing
+            | TaskState::Distributing
+            | TaskState::Completing
+            | TaskState::Paused => {
+                let command = Command::CancelTask(task.id);
+                self.command("TASK_ENDED", command, ticket.carried_out())
+                    .await?;
+                self.answer_with_task(&request.name, ticket).await
+            }
+        }
+    }
+
+    pub(super) async fn cancel_draft(
+        &self,
+        mut task: Task,
+        ticket: Ticket,
+    ) -> Result<v1::FuotaTask, ApiError> {
+        let now = self.now();
+        let mut changes = Vec::new();
+        for mut device in self.devices_of_task(&task.id).await? {
+            task.sequence += 1;
+            device.state = DeviceState::Cancelled;
+            device.entered.insert(DeviceState::Cancelled, now);
+            device.sequence = task.sequence;
+            device.changed_at = now;
+            changes.push(Change::PutTaskDevice(device));
+        }
+        let count = u32::try_from(changes.len()).unwrap_or(u32::MAX);
+        let counts = if count == 0 {
+            StateCounts::new()
+        } else {
+            StateCounts::from([(DeviceState::Cancelled, count)])
+        };
+        task.state = TaskState::Cancelled;
+        task.reason = Some(TaskReason::Requested);
+        task.ended_at = Some(now);
+        task.updated_at = now;
+        task.sequence += 1;
+        self.keep_draft(task, counts, changes, ticket).await
+    }
+
+    pub(super) async fn pause(
+        self,
+        request: v1::PauseTaskRequest,
+    ) -> Result<v1::FuotaTask, ApiError> {
+        let _desk = self.desk().await;
+        let ticket = match self.once("PauseTask", &request, &[]).await? {
+            Call::Again(Some(answer)) => return Ok(answer),
+            Call::Again(None) => return self.shown_task("name", &request.name).await,
+            Call::First(ticket) => ticket,
+        };
+        let task = self.find_task("name", &request.name).await?;
+        check_going(&task)?;
+        if task.state != TaskState::Paused {
+            let command = Command::PauseTask(task.id);
+            self.command("TASK_ENDED", command, ticket.carried_out())
+                .await?;
+        }
+        self.answer_with_task(&request.name, ticket).await
+    }
+
+    pub(super) async fn resume(
+        self,
+        request: v1::ResumeTaskRequest,
+    ) -> Result<v1::FuotaTask, ApiError> {
+        let _desk = self.desk().await;
+        let ticket = match self.once("ResumeTask", &request, &[]).await? {
+            Call::Again(Some(answer)) => return Ok(answer),
+            Call::Again(None) => return self.shown_task("name", &request.name).await,
+            Call::First(ticket) => ticket,
+        };
+        let task = self.find_task("name", &request.name).await?;
+        check_going(&task)?;
+        if task.state == TaskState::Paused {
+            let command = Command::ResumeTask(task.id);
+            self.command("TASK_ENDED", command, ticket.carried_out())
+                .await?;
+        }
+        self.answer_with_task(&request.name, ticket).await
+    }
+
+    pub(super) async fn retry(
+        self,
+        request: v1::RetryTaskRequest,
+    ) -> Result<v1::FuotaTask, ApiError> {
+        let _desk = self.desk().await;
+        let ticket = match self.once("RetryTask", &request, &[]).await? {
+            Call::Again(Some(answer)) => return Ok(answer),
+            Call::Again(None) => return self.shown_task("name", &request.name).await,
+            Call::First(ticket) => ticket,
+        };
+        let mut fields = Fields::default();
+        let id = fields.new_id("task_id", &request.task_id);
+        fields.finish()?;
+        let before = self.find_task("name", &request.name).await?;
+        if !before.state.is_terminal() {
+            let message = format!("it is in {}", state_word(before.state));
+            return Err(ApiError::refused("TASK_ACTIVE", message));
+        }
+        let id = TaskId(id.unwrap_or_else(|| self.made_id()));
+        self.check_new(&id).await?;
+        self.check_image(&before).await?;
+        let ended = self.devices_of_task(&before.id).await?;
+        let again: Vec<DevEui> = ended
+            .into_iter()
+            .filter(|device| is_tried_again(device.state))
+            .map(|device| device.dev_eui)
+            .collect();
+        if again.is_empty() {
+            let message = "no device failed, was silent, rolled back or was cancelled".to_owned();
+            return Err(ApiError::refused("NOTHING_TO_RETRY", message));
+        }
+        let mut task = Task {
+            display_name: before.display_name,
+            images: before.images,
+            success: before.success,
+            reboot: before.reboot,
+            options: before.options,
+            tags: before.tags,
+            retry_of: Some(before.id),
+            ..task_records::blank(id, self.now())
+        };
+        let count = u32::try_from(again.len()).unwrap_or(u32::MAX);
+        let mut changes = Vec::new();
+        for dev_eui in again {
+            changes.push(added(&mut task, dev_eui, self.now()));
+        }
+        let counts = StateCounts::from([(DeviceState::Pending, count)]);
+        self.keep_draft(task, counts, changes, ticket).await
+    }
+}
+
+/// States of devices that another task may bring further. Who was skipped or taken out is not tried again.
+fn is_tried_again(state: DeviceState) -> bool {
+    matches!(
+        state,
+        DeviceState::Failed
+            | DeviceState::Silent
+            | DeviceState::RolledBack
+            | DeviceState::Cancelled
+    )
+}
+
+/// A campaign runs the task, or holds it.
+pub(super) fn check_going(task: &Task) -> Result<(), ApiError> {
+    let message = format!("it is in {}", state_word(task.state));
+    if task.state == TaskState::Draft {
+        Err(ApiError::refused("TASK_NOT_STARTED", message))
+    } else if task.state.is_terminal() || task.state == TaskState::Cancelling {
+        Err(ApiError::refused("TASK_ENDED", message))
+    } else {
+        Ok(())
+    }
+}

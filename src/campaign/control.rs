@@ -1,0 +1,113 @@
+//! What the operator does to a running task: hold it, let it go on, take devices out, cancel it; and the deadline.
+//!
+//! Holding sends nothing and deletes nothing: devices keep what they received. A window that passes meanwhile is
+//! announced anew afterwards, by session requests alone; another `FragSessionSetupReq` would erase what devices hold
+//! (TS004-2.0.0 §3.2).
+
+use crate::lorawan::identifiers::DevEui;
+use crate::record::{DeviceReason, DeviceState, Held, TaskReason, TaskState};
+use crate::time::Timestamp;
+
+use super::{Campaign, Surroundings};
+
+impl Campaign {
+    /// Nothing is sent until [`Self::resume`]. What is on its way already may still be on air.
+    pub(super) fn pause(&mut self, now: Timestamp) {
+        if matches!(self.task.state, TaskState::Paused | TaskState::Cancelling) {
+            return;
+        }
+        self.task.held = Some(Held {
+            from: self.task.state,
+            since: now,
+        });
+        self.task.reason = Some(TaskReason::Requested);
+        self.enter(TaskState::Paused);
+    }
+
+    /// Goes on from where the task was held. The deadline moves by as long as that took.
+    pub(super) fn resume(&mut self, now: Timestamp) {
+        let Some(held) = self
+            .task
+            .held
+            .take_if(|_| self.task.state == TaskState::Paused)
+        else {
+            return;
+        };
+        let lost = now.since(held.since);
+        for moment in [&mut self.task.deadline, &mut self.task.expected_end] {
+            *moment = moment.map(|at| at + lost);
+        }
+        self.task.resumed_at = Some(now);
+        self.task.reason = None;
+        self.enter(held.from);
+        self.due
+            .extend(self.devices.keys().map(|dev_eui| (now, *dev_eui)));
+    }
+
+    /// Takes devices out: they end, and what the task put on them is deleted. A device that is rebooting reboots all
+    /// the same; it is not asked for its version any more.
+    pub(super) fn remove(&mut self, now: Timestamp, devices: &[DevEui]) {
+        for dev_eui in devices {
+            let evidence = "taken out of the task".to_owned();
+            self.conclude(now, *dev_eui, DeviceState::Removed, None, evidence);
+        }
+    }
+
+    /// Stops sending and cleans up; a device that is rebooting is followed to its verdict.
+    pub(super) fn cancel(&mut self, now: Timestamp) {
+        if self.task.state == TaskState::Cancelling {
+            return;
+        }
+        self.task.held = None;
+        self.task.reason = Some(TaskReason::Requested);
+        self.enter(TaskState::Cancelling);
+        for number in 0..self.sessions.len() {
+            self.close_session(number);
+        }
+        // A device that is rebooting cannot be called back: it is followed to its verdict.
+        let stopped: Vec<DevEui> = self
+            .open
+            .iter()
+            .copied()
+            .filter(|d| self.devices[d].state != DeviceState::Rebooting)
+            .collect();
+        for dev_eui in stopped {
+            self.conclude(
+                now,
+                dev_eui,
+                DeviceState::Cancelled,
+                None,
+                "the task was cancelled".to_owned(),
+            );
+        }
+    }
+
+    /// The deadline has come: what is open ends.
+    pub(super) fn give_up_all(&mut self, now: Timestamp, around: &Surroundings<'_>) {
+        self.task.reason = Some(TaskReason::DeadlinePassed);
+        self.changed.task = true;
+        for number in 0..self.sessions.len() {
+            self.close_session(number);
+        }
+        for dev_eui in self.open.clone() {
+            let heard = self.heard_since_start(dev_eui, around);
+            let device = &self.devices[&dev_eui];
+            let waits_for_answer = device.state >= DeviceState::ReportedReceived;
+            let evidence = format!(
+                "still {:?} at the deadline, {} attempts",
+                device.state, device.attempts
+            );
+            if heard && !waits_for_answer {
+                self.end_without_window(now, dev_eui, evidence, around);
+            } else {
+                self.conclude(
+                    now,
+                    dev_eui,
+                    DeviceState::Silent,
+                    Some(DeviceReason::NoAnswer),
+                    evidence,
+                );
+            }
+        }
+    }
+}
