@@ -19,8 +19,8 @@ use lorawan_fuota::time::Timestamp;
 use crate::bound::expected_frames_mixed;
 use crate::channel::Link;
 use crate::check::CheckOptions;
-use crate::device::EndDevice;
-use crate::fleet::{Fleet, FleetOptions};
+use crate::device::{EndDevice, StackProfile};
+use crate::fleet::{Fleet, FleetOptions, Stacks};
 use crate::lab::Lab;
 use crate::scene::Scene;
 use crate::world::World;
@@ -117,7 +117,7 @@ pub fn measure(row: &Row, size: Size, seed: u64) -> Measured {
             region: Region::Us915,
             data_rate: 13,
             uplink_interval: UPLINK_INTERVAL,
-            packages: size.packages,
+            stacks: Stacks::One(StackProfile::spec(size.packages)),
         },
         window_after: Some(SETUP),
         ..CheckOptions::default()

@@ -82,7 +82,7 @@ impl Fragmentation {
 
     pub(super) fn progress(&self, frag_index: u8) -> Option<DecoderProgress> {
         let session = self.sessions.get(usize::from(frag_index))?.as_ref()?;
-        Some(session.progress())
+        session.exists.then(|| session.progress())
     }
 
     /// When the last data block was complete.
