@@ -11,7 +11,7 @@ use crate::lorawan::multicast_setup::{self, McGroupSetupReq, McSessionAns};
 use crate::lorawan::{PackageVersion, firmware_management, fragmentation};
 use crate::record::{
     Capability, DeviceReason, DeviceState, FleetDevice, McGroup, NetworkRequest, Package,
-    SessionPhase, SetupStage, StatusInterpretation, TaskDevice, Uplink, VersionSource,
+    SessionPhase, SetupStage, TaskDevice, Uplink, VersionSource,
 };
 use crate::time::Timestamp;
 
@@ -25,8 +25,9 @@ const LATEST_REQUEST: Duration = Duration::from_secs(3);
 pub(super) const LATE_LEAD: Duration = Duration::from_secs(3);
 /// How far `TimeToStart` may be from what it should be: seconds of queueing and of rounding, not a wrong clock.
 const CLOCK_TOLERANCE_S: i64 = 3;
-/// Zephyr tells the time to the start when it is asked, and answers up to three seconds later.
-const ZEPHYR_ANSWER_WAIT_S: i64 = 3;
+/// Most stacks tell the time to the start as it was when they were asked, not when they answer: an answer that waited
+/// says so much more, up to this.
+const ANSWER_WAIT_MAX_S: i64 = 30;
 /// Session answers with a wrong clock before the device is given up: each followed a chance to get the time.
 const CLOCK_ERRORS: u8 = 5;
 /// Error answers to one command before the device is believed. LoRaMac-node answers IDerror while its radio is busy.
@@ -299,11 +300,9 @@ impl Campaign {
         let expected = start.to_gps().seconds() - heard_at;
         let off = i64::from(time_to_start) - expected;
         self.answered(now, dev_eui);
-        let zephyr = around
-            .fleet
-            .get(dev_eui)
-            .is_some_and(|d| d.profile.status_interpretation == StatusInterpretation::Zephyr);
-        let waited = if zephyr { ZEPHYR_ANSWER_WAIT_S } else { 0 };
+        let asked_at = self.talks.get(&dev_eui).and_then(|talk| talk.on_air);
+        let waited = asked_at.map_or(0, |at| heard_at - at.to_gps().seconds());
+        let waited = waited.clamp(0, ANSWER_WAIT_MAX_S);
         if (-CLOCK_TOLERANCE_S..=CLOCK_TOLERANCE_S + waited).contains(&off) {
             self.update_setup(dev_eui, |setup| {
                 setup.window = Some(window.number);
