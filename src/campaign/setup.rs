@@ -262,7 +262,8 @@ impl Campaign {
             return;
         };
         let setup = self.devices[&dev_eui].setup;
-        if session.record.phase == SessionPhase::Closed
+        if !self.open.contains(&dev_eui)
+            || session.record.phase == SessionPhase::Closed
             || session.record.mc_group_id != answer.mc_group_id
             || setup.settles_at.is_some_and(|at| now < at)
         {
