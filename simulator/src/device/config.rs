@@ -195,8 +195,8 @@ pub enum SessionAfterReboot {
 }
 
 impl DeviceConfig {
-    /// Gives it the packages of a stack and their behaviour. Without TS006 it installs a good image by itself. Its limits
-    /// stay.
+    /// Gives it the packages of a stack and their behaviour. Without TS006 it installs a good image by itself. Its
+    /// limits stay.
     pub fn set_stack(&mut self, stack: StackProfile) {
         self.packages = stack.packages();
         self.stack = stack.quirks();

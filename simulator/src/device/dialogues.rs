@@ -1,8 +1,8 @@
 //! Dialogues with real stacks, replayed against their profiles byte for byte: requests in on a port, answers out.
 //!
 //! `tests/vectors/device_behaviour.json` holds what LoRaMac-node and LoRa Basics Modem said; its `legend` explains the
-//! scripts. Every dialogue is replayed, or stands in [`NOT_EXPRESSED`] with the reason. What Zephyr says was read in its
-//! source, and is written down here in the same form.
+//! scripts. Every dialogue is replayed, or stands in [`NOT_EXPRESSED`] with the reason. What Zephyr says was read in
+//! its source, and is written down here in the same form.
 
 use std::time::Duration;
 
@@ -211,8 +211,8 @@ fn bytes(hex: &str) -> Vec<u8> {
     (0..hex.len()).step_by(2).map(pair).collect()
 }
 
-/// What a line of recorded output says about the wire, the image, the clock or the class; `None` for what goes on inside
-/// the stack only: timers, calls of its secure element and radio.
+/// What a line of recorded output says about the wire, the image, the clock or the class; `None` for what goes on
+/// inside the stack only: timers, calls of its secure element and radio.
 fn recorded(line: &str) -> Option<(String, Option<Duration>)> {
     let words: Vec<&str> = line.split(' ').collect();
     let port = |word: &str| word.strip_prefix("port=").unwrap().to_owned();

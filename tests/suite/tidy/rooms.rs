@@ -55,7 +55,7 @@ const TABLE: &str = "
                                         simulator/device simulator/lab simulator/realtime simulator/fleet
                                         simulator/operator simulator/server
     simulator/lab_command      EDGE  -> proto simulator/demo simulator/device simulator/fleet simulator/realtime
-    simulator/main             EDGE  -> simulator/check simulator/demo simulator/lab_command
+    simulator/main             EDGE  -> simulator/check simulator/demo simulator/fleet simulator/lab_command
 ";
 
 /// Crates that PURE rooms do not name.
