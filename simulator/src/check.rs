@@ -394,6 +394,9 @@ pub(crate) fn task(options: &CheckOptions, image: &Image, start: Timestamp) -> T
         updated_at: start,
         expected_end: None,
         retry_of: None,
+        waves: Default::default(),
+        thresholds: Default::default(),
+        failures_accepted: Default::default(),
         held: None,
         resumed_at: None,
     }

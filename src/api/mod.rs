@@ -31,6 +31,7 @@ mod regions;
 mod task_control;
 mod task_part_records;
 mod task_parts;
+mod task_policies;
 mod task_records;
 mod tasks;
 mod watch;

@@ -248,7 +248,7 @@ fn warnings(
 
 fn show_session(session: &PlannedSession, loss_permille: u16) -> v1::PlannedSession {
     v1::PlannedSession {
-        wave: 1,
+        wave: u32::from(session.wave) + 1,
         device_count: u32::try_from(session.devices.len()).unwrap_or(u32::MAX),
         region: regions::show(session.region).into(),
         device_class: regions::show_class(session.class).into(),

@@ -76,6 +76,7 @@ impl<S: Catalog> Api<S> {
             | TaskState::Preparing
             | TaskState::Distributing
             | TaskState::Completing
+            | TaskState::AwaitingApproval
             | TaskState::Paused => {
                 let command = Command::CancelTask(task.id);
                 self.command("TASK_ENDED", command, ticket.carried_out())
@@ -146,7 +147,7 @@ impl<S: Catalog> Api<S> {
         };
         let task = self.find_task("name", &request.name).await?;
         check_going(&task)?;
-        if task.state == TaskState::Paused {
+        if task.is_held() {
             let command = Command::ResumeTask(task.id);
             self.command("TASK_ENDED", command, ticket.carried_out())
                 .await?;

@@ -154,6 +154,8 @@ impl TaskContext {
             name: wave_name(&wave.task, wave.number),
             state: if wave.ended_at.is_some() {
                 v1::WaveState::Ended
+            } else if wave.started_at.is_none() {
+                v1::WaveState::Planned
             } else {
                 v1::WaveState::Running
             }
@@ -165,7 +167,7 @@ impl TaskContext {
                 .filter(|session| session.wave == wave.number)
                 .map(|session| session_name(&wave.task, session.id.number))
                 .collect(),
-            start_time: Some(show_moment(wave.started_at)),
+            start_time: wave.started_at.map(show_moment),
             end_time: wave.ended_at.map(show_moment),
         }
     }
@@ -182,6 +184,7 @@ pub(super) fn show_session(
         name: session_name(&session.id.task, session.id.number),
         wave: wave_name(&session.id.task, session.wave),
         state: match session.phase {
+            SessionPhase::Planned => v1::DistributionSessionState::Planned,
             SessionPhase::Preparing => v1::DistributionSessionState::Preparing,
             SessionPhase::Sending if !uncoded_done => v1::DistributionSessionState::Uncoded,
             SessionPhase::Sending | SessionPhase::Polling { .. } => {

@@ -22,6 +22,7 @@ use crate::time::Timestamp;
 use super::fields::{Fields, show_moment, tenant};
 use super::mask::Mask;
 use super::names;
+use super::task_policies;
 
 /// Between a device's answer to the reboot request and its reboot: time for the answer to be heard.
 const REBOOT_AFTER: Duration = Duration::from_secs(5);
@@ -31,7 +32,7 @@ const CLEANUP: Duration = Duration::from_secs(24 * 3600);
 const REDUNDANCY_PERCENT: u32 = 100;
 
 /// What may be written in a draft.
-pub(super) const WRITABLE: [&str; 15] = [
+pub(super) const WRITABLE: [&str; 17] = [
     "display_name",
     "images",
     "success_criterion",
@@ -47,6 +48,8 @@ pub(super) const WRITABLE: [&str; 15] = [
     "frag_size",
     "frag_descriptor",
     "tags",
+    "waves",
+    "thresholds",
 ];
 
 /// A task nobody has written anything into yet.
@@ -73,6 +76,9 @@ pub(super) fn blank(id: TaskId, now: Timestamp) -> Task {
         counters: TaskCounters::default(),
         expected_end: None,
         retry_of: None,
+        waves: Default::default(),
+        thresholds: Default::default(),
+        failures_accepted: Default::default(),
         held: None,
         resumed_at: None,
         tags: BTreeMap::new(),
@@ -92,6 +98,8 @@ pub(super) fn write(fields: &mut Fields, given: &v1::FuotaTask, task: &mut Task)
     write_ending(fields, given, task);
     write_times(fields, given, task);
     write_radio(fields, given, task);
+    task.waves = task_policies::read_waves(fields, given.waves.as_ref());
+    task.thresholds = task_policies::read_thresholds(fields, given.thresholds.as_ref());
     fields.marks("tags", &given.tags, 255);
     task.tags.clone_from(&given.tags);
 }
@@ -214,7 +222,9 @@ pub(super) fn merge(mut into: v1::FuotaTask, new: v1::FuotaTask, mask: &Mask) ->
         frequency_hz,
         frag_size,
         frag_descriptor,
-        tags
+        tags,
+        waves,
+        thresholds
     );
     if mask.has("cleanup_deadline") {
         into.cleanup_deadline = new.cleanup_deadline;
@@ -287,6 +297,8 @@ pub(super) fn show_task(task: &Task, counts: &StateCounts) -> v1::FuotaTask {
         start_time: task.started_at.map(show_moment),
         end_time: task.ended_at.map(show_moment),
         etag: etag(task),
+        waves: task_policies::show_waves(&task.waves),
+        thresholds: task_policies::show_thresholds(&task.thresholds),
         retry_of: task
             .retry_of
             .as_ref()
@@ -330,6 +342,7 @@ pub(super) fn etag(task: &Task) -> String {
             &task.options,
             &task.tags,
         ),
+        (&task.waves, &task.thresholds),
         draft,
     );
     // Plain data without maps keyed by anything but text: it always encodes.
@@ -345,6 +358,7 @@ pub(super) fn show_state(state: TaskState) -> v1::TaskState {
         TaskState::Preparing => v1::TaskState::Preparing,
         TaskState::Distributing => v1::TaskState::Distributing,
         TaskState::Completing => v1::TaskState::Completing,
+        TaskState::AwaitingApproval => v1::TaskState::AwaitingApproval,
         TaskState::Paused => v1::TaskState::Paused,
         TaskState::Completed => v1::TaskState::Completed,
         TaskState::Cancelling => v1::TaskState::Cancelling,
@@ -357,6 +371,7 @@ pub(super) fn show_reason(reason: Option<TaskReason>) -> v1::TaskReason {
     match reason {
         None => v1::TaskReason::Unspecified,
         Some(TaskReason::Requested) => v1::TaskReason::Requested,
+        Some(TaskReason::ThresholdCrossed) => v1::TaskReason::ThresholdCrossed,
         Some(TaskReason::DeadlinePassed) => v1::TaskReason::DeadlinePassed,
         Some(TaskReason::NoDevices) => v1::TaskReason::NoDeviceLeft,
         Some(TaskReason::PlanImpossible) => v1::TaskReason::PlanImpossible,

@@ -13,24 +13,31 @@ use super::{Campaign, Surroundings};
 impl Campaign {
     /// Nothing is sent until [`Self::resume`]. What is on its way already may still be on air.
     pub(super) fn pause(&mut self, now: Timestamp) {
-        if matches!(self.task.state, TaskState::Paused | TaskState::Cancelling) {
+        if self.task.state != TaskState::Cancelling {
+            self.task.reason_text.clear();
+            self.hold(now, TaskState::Paused, TaskReason::Requested);
+        }
+    }
+
+    /// Waits for the operator in `state`.
+    pub(super) fn hold(&mut self, now: Timestamp, state: TaskState, reason: TaskReason) {
+        if self.task.is_held() {
+            // Held already; the state says what for.
             return;
         }
         self.task.held = Some(Held {
             from: self.task.state,
             since: now,
         });
-        self.task.reason = Some(TaskReason::Requested);
-        self.enter(TaskState::Paused);
+        self.task.reason = Some(reason);
+        self.enter(state);
     }
 
-    /// Goes on from where the task was held. The deadline moves by as long as that took.
+    /// Goes on from where the task was held, and with the next wave if one waits. The deadline moves by as long as
+    /// that took.
     pub(super) fn resume(&mut self, now: Timestamp) {
-        let Some(held) = self
-            .task
-            .held
-            .take_if(|_| self.task.state == TaskState::Paused)
-        else {
+        let is_held = self.task.is_held();
+        let Some(held) = self.task.held.take_if(|_| is_held) else {
             return;
         };
         let lost = now.since(held.since);
@@ -39,6 +46,8 @@ impl Campaign {
         }
         self.task.resumed_at = Some(now);
         self.task.reason = None;
+        self.task.reason_text.clear();
+        self.accept_failures();
         self.enter(held.from);
         self.due
             .extend(self.devices.keys().map(|dev_eui| (now, *dev_eui)));
@@ -55,11 +64,15 @@ impl Campaign {
 
     /// Stops sending and cleans up; a device that is rebooting is followed to its verdict.
     pub(super) fn cancel(&mut self, now: Timestamp) {
-        if self.task.state == TaskState::Cancelling {
-            return;
+        if self.task.state != TaskState::Cancelling {
+            self.abort(now, TaskReason::Requested);
         }
+    }
+
+    /// Stops sending, and ends the task when the devices are cleaned.
+    pub(super) fn abort(&mut self, now: Timestamp, reason: TaskReason) {
         self.task.held = None;
-        self.task.reason = Some(TaskReason::Requested);
+        self.task.reason = Some(reason);
         self.enter(TaskState::Cancelling);
         for number in 0..self.sessions.len() {
             self.close_session(number);

@@ -114,7 +114,10 @@ impl SessionRun {
             SessionPhase::Polling { until, .. } if self.waiting.is_none() => {
                 Some((until, Timer::AnswersOver))
             }
-            SessionPhase::Sending | SessionPhase::Polling { .. } | SessionPhase::Closed => None,
+            SessionPhase::Planned
+            | SessionPhase::Sending
+            | SessionPhase::Polling { .. }
+            | SessionPhase::Closed => None,
         }
     }
 
@@ -190,7 +193,7 @@ impl Campaign {
                         self.evaluate_individual(now, number, around);
                     }
                 }
-                SessionPhase::Preparing | SessionPhase::Closed => {}
+                SessionPhase::Planned | SessionPhase::Preparing | SessionPhase::Closed => {}
             }
             let Some(session) = self.sessions.get(number) else {
                 return;

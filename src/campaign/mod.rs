@@ -19,6 +19,7 @@ mod keys;
 mod rounds;
 mod setup;
 mod status;
+mod waves;
 mod windows;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -38,6 +39,7 @@ use crate::time::Timestamp;
 
 use conversation::Talk;
 use distribution::SessionRun;
+use waves::Tally;
 
 /// The machine of one task.
 pub struct Campaign {
@@ -48,6 +50,9 @@ pub struct Campaign {
     data: Arc<[u8]>,
     devices: BTreeMap<DevEui, TaskDevice>,
     waves: Vec<Wave>,
+    tally: Tally,
+    /// Devices of the current wave without a verdict.
+    open_in_wave: usize,
     sessions: Vec<SessionRun>,
     /// Devices without a verdict.
     open: BTreeSet<DevEui>,
@@ -124,6 +129,8 @@ pub struct Step {
 pub enum Timer {
     /// Set-up may begin.
     PrepareAfter,
+    /// The next wave begins.
+    NextWave,
     /// A distribution window opens.
     WindowOpens,
     /// The next fragment or poll may be handed over.
@@ -214,18 +221,21 @@ impl Campaign {
             device.entered.insert(DeviceState::Skipped, now);
             devices.insert(skipped.dev_eui, device);
         }
-        let served = devices
-            .values()
-            .filter(|d| d.state == DeviceState::Pending)
-            .map(|d| d.dev_eui)
+        let last = plan.sessions.iter().map(|s| s.wave).max().unwrap_or(0);
+        let waves = (0..=last)
+            .map(|number| Wave {
+                task: task.id.clone(),
+                number,
+                devices: plan
+                    .sessions
+                    .iter()
+                    .filter(|s| s.wave == number)
+                    .flat_map(|s| s.devices.iter().copied())
+                    .collect(),
+                started_at: (number == 0).then_some(now),
+                ended_at: None,
+            })
             .collect();
-        let waves = vec![Wave {
-            task: task.id.clone(),
-            number: 0,
-            devices: served,
-            started_at: now,
-            ended_at: None,
-        }];
         let sessions = plan
             .sessions
             .iter()
@@ -234,8 +244,12 @@ impl Campaign {
                     task: task.id.clone(),
                     number: s.number,
                 },
-                wave: 0,
-                phase: SessionPhase::Preparing,
+                wave: s.wave,
+                phase: if s.wave == 0 {
+                    SessionPhase::Preparing
+                } else {
+                    SessionPhase::Planned
+                },
                 region: s.region,
                 class: s.class,
                 data_rate: s.data_rate,
@@ -285,6 +299,7 @@ impl Campaign {
             sessions,
         } = snapshot;
         let devices: BTreeMap<_, _> = devices.into_iter().map(|d| (d.dev_eui, d)).collect();
+        let task_success = task.success;
         let mut campaign = Self {
             owner,
             network,
@@ -302,6 +317,8 @@ impl Campaign {
             task,
             image,
             data,
+            tally: tally(task_success, &devices),
+            open_in_wave: 0,
             devices,
             waves,
             sessions: Vec::new(),
@@ -314,6 +331,7 @@ impl Campaign {
         for record in sessions {
             campaign.add_session(record);
         }
+        campaign.count_open_in_wave();
         campaign.due = campaign
             .devices
             .keys()
@@ -359,7 +377,7 @@ impl Campaign {
                     window_free,
                 } => {
                     self.hear(now, uplink, around);
-                    if *window_free && self.task.state != TaskState::Paused {
+                    if *window_free && !self.task.is_held() {
                         self.speak(now, uplink.dev_eui, Some(uplink.reference()), around);
                     }
                 }
@@ -377,13 +395,16 @@ impl Campaign {
                 Input::Cancel => self.cancel(now),
             }
         }
+        if !self.task.is_held() && self.task.state != TaskState::Cancelling {
+            self.check_thresholds(now);
+        }
         self.advance(now, around);
         self.take_step(now)
     }
 
     /// When the campaign wants to be stepped without input, and why.
     pub fn wake(&self) -> Option<(Timestamp, Timer)> {
-        if self.is_over() || self.task.state == TaskState::Paused {
+        if self.is_over() || self.task.is_held() {
             return None;
         }
         if self.task.state == TaskState::Scheduled {
@@ -394,17 +415,18 @@ impl Campaign {
         }
         let sessions = self.sessions.iter().filter_map(SessionRun::wake);
         let devices = self.due.first().map(|(at, _)| (*at, Timer::DeviceDue));
+        let next_wave = self.next_wave_at().map(|at| (at, Timer::NextWave));
         let end = if self.open.is_empty() {
             Some((self.cleanup_ends(), Timer::CleanupOver))
         } else {
             self.task.deadline.map(|at| (at, Timer::Deadline))
         };
-        sessions.chain(devices).chain(end).min()
+        sessions.chain(devices).chain(next_wave).chain(end).min()
     }
 
     /// Everything that happens because time passed or because the last inputs made it possible.
     fn advance(&mut self, now: Timestamp, around: &mut Surroundings<'_>) {
-        if self.task.state == TaskState::Paused {
+        if self.task.is_held() {
             return;
         }
         if self.task.state == TaskState::Scheduled {
@@ -413,7 +435,9 @@ impl Campaign {
             }
             self.enter(TaskState::Preparing);
             for number in 0..self.sessions.len() {
-                self.request_group(number);
+                if !self.waits_for_wave(number) {
+                    self.request_group(number);
+                }
             }
         }
         if self.task.deadline.is_some_and(|deadline| now >= deadline) && !self.open.is_empty() {
@@ -431,8 +455,11 @@ impl Campaign {
         let distributing = self
             .sessions
             .iter()
-            .any(|s| s.record.phase != SessionPhase::Closed);
-        let begun = self.sessions.iter().any(|s| s.record.round > 0);
+            .any(|s| !matches!(s.record.phase, SessionPhase::Closed | SessionPhase::Planned));
+        let begun = self
+            .sessions
+            .iter()
+            .any(|s| s.record.round > 0 && s.record.phase != SessionPhase::Closed);
         let state = match self.task.state {
             TaskState::Preparing | TaskState::Distributing | TaskState::Completing
                 if !distributing =>
@@ -443,7 +470,7 @@ impl Campaign {
             other => other,
         };
         self.enter(state);
-        if !self.open.is_empty() {
+        if self.see_to_waves(now, around) || !self.open.is_empty() {
             return;
         }
         for number in 0..self.sessions.len() {
@@ -457,13 +484,14 @@ impl Campaign {
         if !self.uncleaned.is_empty() {
             return;
         }
-        if let Some(wave) = self.waves.last_mut().filter(|w| w.ended_at.is_none()) {
-            wave.ended_at = Some(now);
-            self.changed.waves = true;
-        }
         self.task.ended_at = Some(now);
         if self.task.state == TaskState::Cancelling {
-            self.enter(TaskState::Cancelled);
+            let failed = self.task.reason == Some(TaskReason::ThresholdCrossed);
+            self.enter(if failed {
+                TaskState::Failed
+            } else {
+                TaskState::Cancelled
+            });
         } else {
             if self
                 .devices
@@ -512,6 +540,14 @@ impl Campaign {
         self.changed.devices.insert(dev_eui);
         self.due.insert((now, dev_eui));
         if is_done(self.task.success, device) {
+            self.tally.count(device.state);
+            let wave = device
+                .session
+                .and_then(|n| self.sessions.get(usize::from(n)))
+                .and_then(|session| self.waves.get(usize::from(session.record.wave)));
+            if wave.is_some_and(|wave| wave.started_at.is_some() && wave.ended_at.is_none()) {
+                self.open_in_wave = self.open_in_wave.saturating_sub(1);
+            }
             self.open.remove(&dev_eui);
             if is_uncleaned(device) {
                 self.uncleaned.insert(dev_eui);
@@ -636,4 +672,12 @@ fn reboots(task: &Task) -> Option<std::time::Duration> {
         (SuccessCriterion::Running, RebootMode::Countdown { after }) => Some(after),
         _ => None,
     }
+}
+
+/// The devices that have a verdict, counted.
+fn tally(success: SuccessCriterion, devices: &BTreeMap<DevEui, TaskDevice>) -> Tally {
+    let mut tally = Tally::default();
+    let ended = devices.values().filter(|d| is_done(success, d));
+    ended.for_each(|d| tally.count(d.state));
+    tally
 }

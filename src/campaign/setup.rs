@@ -49,8 +49,10 @@ impl Campaign {
         }
         let late = session.is_running() || session.record.uncoded_sent > 0;
         let number = usize::from(session.record.id.number);
-        if session.record.phase == SessionPhase::Closed
-            || (late && !self.admits(now, number, device))
+        if matches!(
+            session.record.phase,
+            SessionPhase::Planned | SessionPhase::Closed
+        ) || (late && !self.admits(now, number, device))
         {
             return None;
         }

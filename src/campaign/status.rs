@@ -37,8 +37,8 @@ pub(crate) enum Progress {
 /// Dense random rows need about 1.6 receptions more than unknowns; a decoder that already holds `NbFrag` fragments and
 /// is not done is short of one or two.
 const USUAL_EXTRA: u16 = 2;
-/// Receptions beyond `NbFrag` after which a stack that cannot say so is taken to be done. Dense rows leave one device in
-/// 60 000 undone; version 1 has sparse ones, and a fragment may be in none of the first 15.
+/// Receptions beyond `NbFrag` after which a stack that cannot say so is taken to be done. Dense rows leave one device
+/// in 60 000 undone; version 1 has sparse ones, and a fragment may be in none of the first 15.
 const AMPLE_EXTRA: u16 = 16;
 /// Fragments sent since without a trace in an answer that would show them: the device is done, or lost them all.
 const SILENT_FRAGMENTS: u16 = 5;
@@ -100,8 +100,8 @@ pub(crate) fn heard(stack: StatusInterpretation, answer: Answer<'_>) -> Option<u
     }
 }
 
-/// Whether "not enough matrix memory" is about this session. LoRaMac-node's decoder never takes it back until a reboot, and
-/// Zephyr uses that decoder: where the operator has told how many fragments it can lose, fewer cannot be the cause.
+/// Whether "not enough matrix memory" is about this session. LoRaMac-node's decoder never takes it back until a reboot,
+/// and Zephyr uses that decoder: where the operator has told how many fragments it can lose, fewer cannot be the cause.
 pub(crate) fn believes_memory_error(
     stack: StatusInterpretation,
     max_lost: Option<u16>,
@@ -128,7 +128,8 @@ impl Answer<'_> {
             (before.received, before.missing) == (self.received, self.missing)
                 && self.coded_sent().saturating_sub(coded_then) >= SILENT_FRAGMENTS
         });
-        // With one fragment really missing, the row heard last is the number lost; the rows sent last tell if it can be.
+        // With one fragment really missing, the row heard last is the number lost; the rows sent last tell if it can
+        // be.
         let recent = self.rows.iter().rev().take(usize::from(SILENT_FRAGMENTS));
         let passes_through = recent.clone().any(|row| *row <= self.coded_sent() + 1);
         let known = self.rows.len() >= 3 && !passes_through;
@@ -180,8 +181,8 @@ impl Answer<'_> {
         Progress::Needs(needed.max(SILENT_FRAGMENTS))
     }
 
-    /// LoRaMac-node: how many coded fragments had been sent when the one was that it heard last; `None` if that counter was
-    /// not sent.
+    /// LoRaMac-node: how many coded fragments had been sent when the one was that it heard last; `None` if that counter
+    /// was not sent.
     fn coded_heard_of(&self) -> Option<u16> {
         let row = self.received.checked_sub(self.nb_frag)?;
         if row == 0 {

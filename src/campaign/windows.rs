@@ -419,7 +419,7 @@ impl Campaign {
     }
 
     /// When devices can be expected to have confirmed another window.
-    fn setup_ends(
+    pub(super) fn setup_ends(
         &self,
         now: Timestamp,
         devices: &[DevEui],
@@ -466,8 +466,8 @@ impl Campaign {
     }
 }
 
-/// Whether two sessions are for the same devices: on another data rate, or with the other version's code, they could not
-/// follow.
+/// Whether two sessions are for the same devices: on another data rate, or with the other version's code, they could
+/// not follow.
 fn suits_the_same(one: &DistributionSession, other: &DistributionSession) -> bool {
     let air = |s: &DistributionSession| (s.region, s.class, s.data_rate, s.frequency_hz);
     let words =

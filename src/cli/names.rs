@@ -37,7 +37,8 @@ proto_enums! {
     ByteOrder CleanupState DeviceClass DeviceReason DistributionSessionReason
     DistributionSessionState FCntReset GatewayState ImageContainer LeftoverKind LorawanVersion
     MemberState MulticastRootKey PlanProblemReason RebootMode Region StatusInterpretation
-    SuccessCriterion TaskDeviceState TaskReason TaskState Verdict VersionEvidence WaveState
+    SuccessCriterion TaskDeviceState TaskReason TaskState ThresholdAction Verdict VersionEvidence
+    WaveApproval WaveState
 }
 
 /// `PREFIX_` of an enum, known from its zero value `PREFIX_UNSPECIFIED`.

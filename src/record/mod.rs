@@ -18,6 +18,7 @@ mod radio;
 mod session;
 mod task;
 mod task_device;
+mod wave;
 
 pub use activation::{Activation, JoinState, Session};
 pub use change::{Change, RequestRecord, Snapshot, TaskSnapshot};
@@ -42,12 +43,13 @@ pub use session::{
     WindowNumber, fragments_sent,
 };
 pub use task::{
-    Held, RebootMode, StateCounts, SuccessCriterion, Task, TaskCounters, TaskId, TaskOptions,
-    TaskReason, TaskState, Wave,
+    FailuresAccepted, Held, RebootMode, StateCounts, SuccessCriterion, Task, TaskCounters, TaskId,
+    TaskOptions, TaskReason, TaskState,
 };
 pub use task_device::{
     CleanupState, DeviceReason, DeviceState, FragmentReport, SetupStage, TaskDevice,
 };
+pub use wave::{Approval, ThresholdAction, Thresholds, Wave, WavePolicy};
 
 /// Owner of a record. One tenant, `default`, exists until credentials decide the tenant of a call.
 #[derive(

@@ -155,6 +155,8 @@ impl SessionWindow {
 /// Where a session is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum SessionPhase {
+    /// Its wave has not begun.
+    Planned,
     /// Devices are being set up; the window is still to come.
     Preparing,
     /// Fragments are being released.

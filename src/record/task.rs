@@ -6,8 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{MulticastGroupId, Sha256, TenantId};
-use crate::lorawan::identifiers::DevEui;
+use super::{MulticastGroupId, Sha256, TenantId, Thresholds, WavePolicy};
 use crate::lorawan::keys::Key128;
 use crate::time::Timestamp;
 
@@ -60,7 +59,17 @@ pub struct Task {
     /// The ended task whose devices this one tries again.
     #[serde(default)]
     pub retry_of: Option<TaskId>,
-    /// Where the task was held and since when; `None` unless it is [`TaskState::Paused`].
+    /// In which waves the devices are served.
+    #[serde(default)]
+    pub waves: WavePolicy,
+    /// How much may go wrong.
+    #[serde(default)]
+    pub thresholds: Thresholds,
+    /// What had gone wrong when the operator last let the task go on.
+    #[serde(default)]
+    pub failures_accepted: FailuresAccepted,
+    /// Where the task was held and since when; `None` unless it is [`TaskState::Paused`] or
+    /// [`TaskState::AwaitingApproval`].
     #[serde(default)]
     pub held: Option<Held>,
     /// When it was last let go on.
@@ -86,6 +95,13 @@ pub struct Task {
     pub seed: Option<Key128>,
 }
 
+impl Task {
+    /// Nothing is sent until the operator says so.
+    pub fn is_held(&self) -> bool {
+        matches!(self.state, TaskState::Paused | TaskState::AwaitingApproval)
+    }
+}
+
 /// Life cycle of a task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum TaskState {
@@ -99,7 +115,9 @@ pub enum TaskState {
     Distributing,
     /// Verification, reboot, version check and cleanup.
     Completing,
-    /// Held by the operator: nothing is sent.
+    /// A wave is over, and the operator has to let the next one begin.
+    AwaitingApproval,
+    /// Held by the operator, or because too much went wrong: nothing is sent.
     Paused,
     /// Ended; every device has a verdict.
     Completed,
@@ -132,12 +150,25 @@ pub struct Held {
     pub since: Timestamp,
 }
 
+/// Verdicts the operator knew of when a task was let go on: only what comes after them counts against thresholds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FailuresAccepted {
+    /// Devices that had ended.
+    pub ended: u32,
+    /// Of them those that failed.
+    pub failed: u32,
+    /// The last wave that had begun; what comes after it may.
+    pub wave: Option<u16>,
+}
+
 /// Why a task ended or waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum TaskReason {
     /// The operator asked for it.
     #[serde(alias = "Cancelled")]
     Requested,
+    /// Too many devices failed.
+    ThresholdCrossed,
     /// The deadline passed.
     DeadlinePassed,
     /// No device was left to serve.
@@ -224,21 +255,6 @@ pub struct TaskCounters {
     pub multicast_airtime_us: u64,
     /// Uplinks from the task's devices that could not be read.
     pub undecodable_uplinks: u64,
-}
-
-/// A wave: the devices that are served together. Tasks run in one wave.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Wave {
-    /// The task.
-    pub task: TaskId,
-    /// Number, from 0.
-    pub number: u16,
-    /// Its devices.
-    pub devices: Vec<DevEui>,
-    /// When it began.
-    pub started_at: Timestamp,
-    /// When its last device had a verdict.
-    pub ended_at: Option<Timestamp>,
 }
 
 /// Device counts of a task by state, for lists.

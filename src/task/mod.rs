@@ -5,5 +5,6 @@
 
 pub mod plan;
 pub mod sizing;
+mod waves;
 
 pub use plan::{Forecast, Plan, PlanError, PlanRequest, PlannedSession, SkippedDevice, plan};

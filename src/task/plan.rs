@@ -18,6 +18,7 @@ use crate::record::{
 use crate::time::Timestamp;
 
 use super::sizing;
+use super::waves::waves;
 
 /// What a forecast is made from.
 #[derive(Clone, Debug)]
@@ -56,6 +57,8 @@ pub struct Plan {
 pub struct PlannedSession {
     /// Number within the task.
     pub number: u16,
+    /// Number of its wave, from 0.
+    pub wave: u16,
     /// Regional parameters.
     pub region: Region,
     /// Class of the window.
@@ -140,10 +143,12 @@ struct SessionKey {
 pub fn plan(request: &PlanRequest<'_>) -> Result<Plan, PlanError> {
     check_order(request)?;
     let mut skipped = Vec::new();
-    let mut sessions: BTreeMap<SessionKey, Vec<&FleetDevice>> = BTreeMap::new();
+    let mut placed: BTreeMap<DevEui, (SessionKey, &FleetDevice)> = BTreeMap::new();
     for device in &request.devices {
         match place(request, device)? {
-            Ok(key) => sessions.entry(key).or_default().push(device),
+            Ok(key) => {
+                placed.insert(device.settings.dev_eui, (key, device));
+            }
             Err(skip) => skipped.push(skip),
         }
     }
@@ -151,19 +156,33 @@ pub fn plan(request: &PlanRequest<'_>) -> Result<Plan, PlanError> {
         .task
         .prepare_after
         .map_or(request.now, |after| after.max(request.now));
-    let setup = setup_time(sessions.values().flatten().copied());
+    let served: Vec<DevEui> = placed.keys().copied().collect();
     let mut planned = Vec::new();
-    for (number, (key, devices)) in (0u16..).zip(sessions) {
-        if let Some(session) = session(
-            request,
-            number,
-            key,
-            &devices,
-            prepare_at,
-            setup,
-            &mut skipped,
-        )? {
-            planned.push(session);
+    let (mut begins, mut window_start) = (prepare_at, request.task.window_start);
+    let mut finish_at = prepare_at;
+    for wave in waves(&request.task.waves, &served) {
+        let before = planned.len();
+        let number = next_wave(&planned);
+        let members = wave.iter().filter_map(|dev_eui| placed.get(dev_eui));
+        let mut sessions: BTreeMap<SessionKey, Vec<&FleetDevice>> = BTreeMap::new();
+        for (key, device) in members {
+            sessions.entry(*key).or_default().push(device);
+        }
+        let start = Start {
+            wave: number,
+            prepare_at: begins,
+            setup: setup_time(sessions.values().flatten().copied()),
+            window: window_start.take(),
+        };
+        for (key, devices) in sessions {
+            planned.extend(session(request, key, &devices, &start, &mut skipped)?);
+        }
+        let ends = planned[before..]
+            .iter()
+            .map(|s| s.window.start + s.distribution);
+        if let Some(last_window) = ends.max() {
+            finish_at = last_window + completion_time(request);
+            begins = finish_at + request.task.waves.pause_between;
         }
     }
     // Sessions left without devices were dropped: numbers stay dense.
@@ -173,16 +192,9 @@ pub fn plan(request: &PlanRequest<'_>) -> Result<Plan, PlanError> {
     if planned.is_empty() {
         return Err(PlanError::NoDevices(skipped));
     }
-    let completion = completion_time(request);
-    let last_window = planned
-        .iter()
-        .map(|s| s.window.start + s.distribution)
-        .max()
-        .unwrap_or(prepare_at);
-    let finish_at = last_window + completion;
     let deadline = match request.task.deadline {
         Some(deadline) => deadline,
-        None => finish_at + slack(request),
+        None => finish_at + slack(request) * u32::from(next_wave(&planned)),
     };
     if finish_at > deadline {
         let message = format!("expected finish {finish_at} is later");
@@ -201,9 +213,10 @@ pub fn plan(request: &PlanRequest<'_>) -> Result<Plan, PlanError> {
 }
 
 impl PlannedSession {
-    /// Not every device can be expected to be set up when the window opens, if set-up begins at `prepare_at`.
+    /// Not every device can be expected to be set up when the window opens, if set-up begins at `prepare_at`. Windows of
+    /// later waves wait for it.
     pub fn opens_early(&self, prepare_at: Timestamp) -> bool {
-        self.window.start < prepare_at + self.setup
+        self.wave == 0 && self.window.start < prepare_at + self.setup
     }
 
     /// Its number of fragments is one the code hardly works for. The planner avoids these; a size that was asked for
@@ -275,6 +288,20 @@ fn check_order(request: &PlanRequest<'_>) -> Result<(), PlanError> {
         return fail("window_start", "must be later than prepare_after");
     }
     Ok(())
+}
+
+/// When a wave begins, as far as its sessions need to know.
+struct Start {
+    wave: u16,
+    prepare_at: Timestamp,
+    setup: Duration,
+    /// When its window is to open, if the operator said so.
+    window: Option<Timestamp>,
+}
+
+/// The number after the last wave that has sessions.
+fn next_wave(planned: &[PlannedSession]) -> u16 {
+    planned.last().map_or(0, |last| last.wave + 1)
 }
 
 /// The session a device belongs to, or why it is left out. `Err` on the outside: the order itself is impossible.
@@ -385,11 +412,9 @@ fn place(
 
 fn session(
     request: &PlanRequest<'_>,
-    number: u16,
     key: SessionKey,
     devices: &[&FleetDevice],
-    prepare_at: Timestamp,
-    setup: Duration,
+    begin: &Start,
     skipped: &mut Vec<SkippedDevice>,
 ) -> Result<Option<PlannedSession>, PlanError> {
     let task = request.task;
@@ -446,12 +471,13 @@ fn session(
     let distribution = sizing::WINDOW_GUARD + interval * expected + poll * 3;
     // Twice the high figure and twice the rounds: a loss nobody foresaw must not end the window.
     let window = sizing::WINDOW_GUARD + interval * (high * 2) + poll * 8;
-    let earliest = prepare_at + setup;
-    let start = task.window_start.unwrap_or(earliest).ceil_gps_second();
+    let earliest = begin.prepare_at + begin.setup;
+    let start = begin.window.unwrap_or(earliest).ceil_gps_second();
     let usable = request.gateways.iter().map(|g| g.eui).collect();
     let target = request.image.target_version.to_le_bytes();
     Ok(Some(PlannedSession {
-        number,
+        number: 0,
+        wave: begin.wave,
         region: key.region,
         class: DeviceClass::C,
         data_rate: key.data_rate,
@@ -480,7 +506,7 @@ fn session(
             high,
         },
         airtime: airtime * expected,
-        setup,
+        setup: begin.setup,
         distribution,
     }))
 }

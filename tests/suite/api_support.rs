@@ -284,7 +284,7 @@ async fn changes(
                 task: id.clone(),
                 number: 0,
                 devices,
-                started_at: now,
+                started_at: Some(now),
                 ended_at: None,
             }));
             let sequence = task.sequence;

@@ -590,6 +590,9 @@ impl Bench {
             updated_at: self.now,
             expected_end: None,
             retry_of: None,
+            waves: Default::default(),
+            thresholds: Default::default(),
+            failures_accepted: Default::default(),
             held: None,
             resumed_at: None,
         };

@@ -37,3 +37,4 @@ mod store_contract;
 mod store_records;
 mod store_sqlite;
 mod tidy;
+mod waves;

@@ -346,6 +346,24 @@ pub(crate) fn task(tenant: &TenantId, id: &str, state: TaskState) -> Task {
         updated_at: at(6),
         expected_end: Some(at(39)),
         retry_of: Some(TaskId("before".to_owned())),
+        waves: WavePolicy {
+            canary: vec![DevEui(3)],
+            cumulative_percent: vec![5, 50],
+            approval: Approval::AfterFirst,
+            pause_between: Duration::from_secs(60),
+        },
+        thresholds: Thresholds {
+            max_failed_percent: Some(7),
+            min_ended: 10,
+            max_failed_count: Some(3),
+            min_succeeded_percent: Some(90),
+            action: ThresholdAction::Abort,
+        },
+        failures_accepted: FailuresAccepted {
+            ended: 4,
+            failed: 1,
+            wave: Some(0),
+        },
         held: Some(Held {
             from: TaskState::Distributing,
             since: at(38),
@@ -400,7 +418,7 @@ pub(crate) fn wave(task: &str, number: u16) -> Wave {
         task: task_id(task),
         number,
         devices: vec![eui(2), eui(1)],
-        started_at: at(12),
+        started_at: Some(at(12)),
         ended_at: Some(at(13)),
     }
 }

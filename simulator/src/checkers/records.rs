@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use lorawan_fuota::lorawan::identifiers::{DevAddr, DevEui};
 use lorawan_fuota::record::{
     Change, DeviceState, DeviceStatus, DistributionSession, SessionId, Task, TaskDevice, TaskId,
+    Wave,
 };
 
 use crate::lab::Lab;
@@ -22,6 +23,8 @@ pub struct Records {
     pub devices: BTreeMap<(TaskId, DevEui), TaskDevice>,
     /// Their sessions.
     pub sessions: BTreeMap<SessionId, DistributionSession>,
+    /// Their waves.
+    pub waves: BTreeMap<(TaskId, u16), Wave>,
     /// What is known of devices outside of tasks.
     pub statuses: BTreeMap<DevEui, DeviceStatus>,
     /// Next counter of each multicast address.
@@ -80,6 +83,10 @@ impl Records {
                     if let Some(before) = before {
                         broken.extend(session_went_back(&before, session));
                     }
+                }
+                Change::PutWave(wave) => {
+                    let key = (wave.task.clone(), wave.number);
+                    self.waves.insert(key, wave.clone());
                 }
                 _ => broken.extend(self.counters_went_back(change)),
             }
@@ -159,9 +166,13 @@ fn device_went_back(before: &TaskDevice, now: &TaskDevice) -> Vec<Broken> {
         broken.push((Checker::Terminal, Some(dev_eui), what));
     }
     // What is set up may be lost, by a reboot or by coming too late. An image that a device holds may not; only the
-    // word of a stack that is known to lie is taken back.
+    // word of a stack that is known to lie is taken back, and a reboot that nothing showed to have happened.
     let set_up_again = to == DeviceState::Preparing && from <= DeviceState::Receiving;
-    let taken_back = (from, to) == (DeviceState::ReportedReceived, DeviceState::Receiving);
+    let taken_back = matches!(
+        (from, to),
+        (DeviceState::ReportedReceived, DeviceState::Receiving)
+            | (DeviceState::Rebooting, DeviceState::Verified)
+    );
     if to < from && !ended && !set_up_again && !taken_back {
         let what = format!("went back from {from:?} to {to:?}");
         broken.push((Checker::Acknowledged, Some(dev_eui), what));

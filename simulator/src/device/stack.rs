@@ -1,7 +1,7 @@
 //! What distinguishes the FUOTA packages of one device stack from another's: a table of quirks.
 //!
-//! Data only; the packages look at it where the specifications leave a choice or stacks leave the specifications. Whoever
-//! wants to simulate a stack of their own starts from [`StackQuirks::spec`] or from a public stack's
+//! Data only; the packages look at it where the specifications leave a choice or stacks leave the specifications.
+//! Whoever wants to simulate a stack of their own starts from [`StackQuirks::spec`] or from a public stack's
 //! ([`StackProfile::quirks`](super::StackProfile::quirks)), changes what differs, and puts the table into
 //! [`DeviceConfig::stack`](super::DeviceConfig::stack). `docs/stack-profiles.md` has an example.
 
@@ -98,8 +98,9 @@ pub enum AbsentStatus {
     Zeros,
     /// The status byte alone: TS004-2.0.0 §3.2.
     OneByte,
-    /// The counts the decoder last had, of whatever session; in version 2 with "session does not exist" set and all four
-    /// bytes. LoRaMac-node, LoRa Basics Modem, Zephyr: they have one decoder and do not look whether a session is on.
+    /// The counts the decoder last had, of whatever session; in version 2 with "session does not exist" set and all
+    /// four bytes. LoRaMac-node, LoRa Basics Modem, Zephyr: they have one decoder and do not look whether a session is
+    /// on.
     DecoderCounts,
 }
 
@@ -108,15 +109,15 @@ pub enum AbsentStatus {
 pub struct SessionQuirks {
     /// How many sessions there can be.
     pub decoders: Decoders,
-    /// Fragments are dropped that come through a group outside of `McGroupBitMask`. LoRaMac-node has the check commented
-    /// out, Zephyr has none.
+    /// Fragments are dropped that come through a group outside of `McGroupBitMask`. LoRaMac-node has the check
+    /// commented out, Zephyr has none.
     pub checks_mask: bool,
     /// Unicast commands that come by multicast are carried out: Zephyr. TS004 §2 forbids it.
     pub commands_by_multicast: bool,
     /// A complete session is closed, so that its deletion is answered with "does not exist": Zephyr.
     pub closes_when_complete: bool,
-    /// "Not enough matrix memory" is never taken back, not by a new session either, until a reboot: LoRaMac-node, Zephyr
-    /// (zephyr issue 72764).
+    /// "Not enough matrix memory" is never taken back, not by a new session either, until a reboot: LoRaMac-node,
+    /// Zephyr (zephyr issue 72764).
     pub memory_error_stays: bool,
     /// A session with too many fragments lost is handed to the application as if complete: LoRaMac-node, Zephyr.
     pub memory_error_completes: bool,
@@ -251,7 +252,8 @@ pub struct AnswerQuirks {
 pub enum Unreadable {
     /// The rest is not read; what was read is answered.
     EndsReading,
-    /// The rest is not read, and nothing in the frame is answered, though it was carried out: LoRa Basics Modem, Zephyr.
+    /// The rest is not read, and nothing in the frame is answered, though it was carried out: LoRa Basics Modem,
+    /// Zephyr.
     LosesAnswers,
     /// An unknown identifier is skipped and the next byte is read as the next one: LoRaMac-node.
     SkipsByte,

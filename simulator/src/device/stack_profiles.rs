@@ -1,8 +1,8 @@
 //! The public stacks, each as a table of quirks: LoRaMac-node, LoRa Basics Modem with either version of its packages,
 //! Zephyr; and devices by the book.
 //!
-//! Sources: LoRaMac-node dcbcfb32 (`LmhpFragmentation.c`, `FragDecoder.c`, `LmhpRemoteMcastSetup.c`, `LmhpClockSync.c`) and
-//! SWL2001 v4.8.0 (`lorawan_packages/`), both observed running (`tests/vectors/device_behaviour.json`); Zephyr
+//! Sources: LoRaMac-node dcbcfb32 (`LmhpFragmentation.c`, `FragDecoder.c`, `LmhpRemoteMcastSetup.c`, `LmhpClockSync.c`)
+//! and SWL2001 v4.8.0 (`lorawan_packages/`), both observed running (`tests/vectors/device_behaviour.json`); Zephyr
 //! (`subsys/lorawan/services/`), read only.
 
 use std::time::Duration;

@@ -19,7 +19,9 @@ use std::time::Duration;
 use lorawan_fuota::campaign::AddressSpace;
 use lorawan_fuota::lorawan::identifiers::DevEui;
 use lorawan_fuota::network::native::{GatewayMessage, Native, NativeConfig};
-use lorawan_fuota::record::{Change, DistributionSession, Snapshot, Task, TaskDevice, TaskId};
+use lorawan_fuota::record::{
+    Change, DistributionSession, Snapshot, Task, TaskDevice, TaskId, Wave,
+};
 use lorawan_fuota::runtime::{Command, CommandError, Engine, Handle, drive};
 use lorawan_fuota::store::{MemoryStore, Store as _, StoreError};
 use lorawan_fuota::time::Timestamp;
@@ -150,6 +152,14 @@ impl World {
         self.checkers(|c| {
             let sessions = c.records.sessions.values();
             sessions.filter(|s| s.id.task == *id).cloned().collect()
+        })
+    }
+
+    /// The waves of a task as they were committed last.
+    pub fn waves(&self, id: &TaskId) -> Vec<Wave> {
+        self.checkers(|c| {
+            let waves = c.records.waves.values();
+            waves.filter(|wave| wave.task == *id).cloned().collect()
         })
     }
 

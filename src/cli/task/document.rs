@@ -1,5 +1,6 @@
 //! Tasks, their devices, waves and sessions, as JSON and as tables.
 
+use super::policies::{thresholds_json, waves_json};
 use serde_json::{Value, json};
 
 use super::airtimes_json;
@@ -105,6 +106,8 @@ pub(super) fn task_json(task: &v1::FuotaTask) -> Value {
         "end_time": time_json(task.end_time.as_ref()),
         "etag": task.etag,
         "retry_of": task.retry_of,
+        "waves": waves_json(task.waves.as_ref()),
+        "thresholds": thresholds_json(task.thresholds.as_ref()),
     })
 }
 

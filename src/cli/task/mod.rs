@@ -1,8 +1,9 @@
 //! `fuota task`: arguments and calls. How tasks are printed is in `document`, forecasts in `forecast`, following a
-//! task in `watch` and `progress`, its settings in `settings`.
+//! task in `watch` and `progress`, its settings in `settings` and `policies`.
 
 mod document;
 mod forecast;
+mod policies;
 mod progress;
 mod settings;
 mod watch;

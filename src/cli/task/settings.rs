@@ -2,6 +2,7 @@
 
 use clap::Args;
 
+use super::policies::PolicyArgs;
 use crate::cli::moment::{When, now, when_parser};
 use crate::cli::names::{enum_parser, parse_hex};
 use crate::cli::output::Failure;
@@ -64,6 +65,9 @@ pub(super) struct TaskSettings {
     frag_descriptor: Option<String>,
 
     #[command(flatten)]
+    policies: PolicyArgs,
+
+    #[command(flatten)]
     tags: TagArgs,
 }
 
@@ -114,6 +118,7 @@ impl TaskSettings {
         mask.put("frequency_hz", &mut task.frequency_hz, self.frequency);
         mask.put("frag_size", &mut task.frag_size, self.frag_size);
         mask.put("frag_descriptor", &mut task.frag_descriptor, descriptor);
+        self.policies.apply(task, mask);
         self.tags.apply(mask, &mut task.tags);
         Ok(())
     }
