@@ -194,7 +194,7 @@ impl Burst {
         while until <= at {
             self.bad = !self.bad;
             let mean = if self.bad { bursts.lasts } else { bursts.every };
-            until = until + self.random.exponential(mean).max(Duration::from_millis(1));
+            until += self.random.exponential(mean).max(Duration::from_millis(1));
         }
         self.until = Some(until);
         self.bad && self.random.chance(bursts.loss)
