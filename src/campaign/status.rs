@@ -211,10 +211,10 @@ mod tests {
 
     /// Rows as they are for large blocks.
     const ROWS: [u16; 40] = {
-        let mut rows = [0; 40];
-        let mut at = 0;
+        let mut rows = [1; 40];
+        let mut at = 1;
         while at < 40 {
-            rows[at] = at as u16 + 1;
+            rows[at] = rows[at - 1] + 1;
             at += 1;
         }
         rows
