@@ -382,7 +382,15 @@ impl Campaign {
         let session = self.session_of(record)?;
         match session.record.phase {
             SessionPhase::Closed => None,
-            _ if record.setup.window != Some(session.record.window.number) => Some(Command::Window),
+            _ if record.setup.window != Some(session.record.window.number) => {
+                // Its clock was off: asked for the window alone it would say so again and again.
+                let resyncs = record.setup.resync && device.profile.packages.clock_sync.is_some();
+                Some(if resyncs {
+                    Command::Resync
+                } else {
+                    Command::Window
+                })
+            }
             SessionPhase::Polling {
                 kind: PollKind::Individual,
                 ..

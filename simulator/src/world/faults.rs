@@ -20,6 +20,8 @@ pub struct Faults {
     pub ack_lost: f64,
     /// How long a server that died is away.
     pub restart_after: Duration,
+    /// Once in mid-task the server is away for so long, a window and more; zero: never.
+    pub away: Duration,
     /// Loss in bursts, on top of the steady one: each link has a good and a bad state (Gilbert and Elliott).
     pub bursts: Option<Bursts>,
     /// Gateways that fall silent.
@@ -66,7 +68,7 @@ pub struct Outages {
 type Part = (&'static str, fn(&mut Faults));
 
 /// The parts that can be switched off, by name.
-const PARTS: [Part; 13] = [
+const PARTS: [Part; 14] = [
     ("commits", |f| {
         f.commit_fails = 0.0;
         f.commit_fails_late = 0.0;
@@ -75,6 +77,7 @@ const PARTS: [Part; 13] = [
         f.crash_before_commit = 0.0;
         f.crash_after_commit = 0.0;
     }),
+    ("away", |f| f.away = Duration::ZERO),
     ("acks", |f| f.ack_lost = 0.0),
     ("bursts", |f| f.bursts = None),
     ("outages", |f| f.outages = None),
@@ -142,6 +145,9 @@ impl Faults {
         }
         if rare(&mut random) {
             self.slow_answers = seconds(&mut random, 2, 12);
+        }
+        if rare(&mut random) {
+            self.away = seconds(&mut random, 60, 600);
         }
     }
 

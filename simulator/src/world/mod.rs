@@ -400,6 +400,10 @@ impl World {
                 Strike::StepDevice(dev_eui, by_us) => {
                     lab.change_device(dev_eui, |d| d.step_clock(now, by_us));
                 }
+                Strike::ServerAway(away) => {
+                    drop(lab);
+                    self.kill(away);
+                }
                 Strike::StepServer => {
                     drop(lab);
                     self.step_server(false);

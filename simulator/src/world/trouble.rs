@@ -37,6 +37,8 @@ pub enum Strike {
     Vanish(DevEui),
     /// The clock of a device is moved by so many microseconds.
     StepDevice(DevEui, i64),
+    /// The server dies, and is back after so long.
+    ServerAway(Duration),
     /// The server's clock is moved forward by up to what the faults say.
     StepServer,
 }
@@ -85,6 +87,12 @@ impl Trouble {
                 self.schedule(now + random.up_to(MID_TASK), strike);
             }
         }
+        if !faults.away.is_zero() {
+            self.schedule(
+                now + random.up_to(MID_TASK),
+                Strike::ServerAway(faults.away),
+            );
+        }
         if !faults.server_step.is_zero() {
             self.schedule(now + random.exponential(STEPS_EVERY), Strike::StepServer);
         }
@@ -130,7 +138,7 @@ impl Trouble {
             Strike::StepDevice(dev_eui, _) => {
                 self.stepped.insert(dev_eui);
             }
-            Strike::Reset(_) => {}
+            Strike::Reset(_) | Strike::ServerAway(_) => {}
         }
         Some(strike)
     }
