@@ -2,23 +2,23 @@
 //!
 //! At most one frame of a session waits for its report, so that the next fragment is chosen knowing whether the last
 //! one left: an uncoded fragment no gateway sent is repeated before any later one goes out (devices drop late uncoded
-//! fragments), a coded one is replaced by the next coded one. The network decides when a frame is on air; a slow report
+//! fragments), a coded one is replaced by the next coded one, if the code has only one block. The network decides when a frame is on air; a slow report
 //! is the back pressure that paces the session. How long a round is and who is asked after it: `rounds`; when a window
 //! opens and closes and for whom: `windows`.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use crate::erasure::{Encoder, chosen_rows};
 use crate::lorawan::fragmentation::{self, DataFragment};
 use crate::lorawan::identifiers::DevEui;
 use crate::record::{
-    DistributionSession, PollKind, SessionPhase, Target, TaskDevice, TxOutcome, TxReport,
+    DistributionSession, FragAlgo, PollKind, SessionPhase, Target, TaskDevice, TxOutcome, TxReport,
     fragments_sent,
 };
 use crate::task::sizing;
 use crate::time::Timestamp;
 
+use super::coder::Coder;
 use super::{Campaign, InFlight, Surroundings, Timer, Timing};
 
 /// Before a frame the network refused is tried again, and while no gateway is there.
@@ -29,14 +29,12 @@ pub(super) const WINDOW_TAIL: Duration = Duration::from_secs(2);
 /// A session at work.
 pub(super) struct SessionRun {
     pub(super) record: DistributionSession,
-    encoder: Option<Encoder>,
-    /// Which coded fragment is the k-th to send.
-    rows: Vec<u16>,
+    coder: Option<Coder>,
     /// The frame whose report is awaited.
     pub(super) waiting: Option<u32>,
     /// Nothing is released before.
     pub(super) not_before: Timestamp,
-    /// An uncoded fragment to be sent once more.
+    /// A fragment to be sent once more: uncoded, or of a block that no other would help instead.
     pub(super) resend: Option<u16>,
     /// End on air of the last frame, as far as reported.
     pub(super) air_end: Timestamp,
@@ -55,16 +53,10 @@ pub(super) struct SessionRun {
 }
 
 impl SessionRun {
-    /// `budget`: most coded fragments the session may send.
-    pub(super) fn new(record: DistributionSession, encoder: Option<Encoder>, budget: u16) -> Self {
-        let nb_frag = record.block.nb_frag;
-        let rows = encoder.as_ref().map_or_else(Vec::new, |e| {
-            chosen_rows(e.matrix().version(), nb_frag, budget)
-        });
+    pub(super) fn new(record: DistributionSession, coder: Option<Coder>) -> Self {
         Self {
             record,
-            encoder,
-            rows,
+            coder,
             waiting: None,
             not_before: Timestamp::default(),
             resend: None,
@@ -123,9 +115,8 @@ impl SessionRun {
 
     /// The fragment `n` as it goes on air.
     fn fragment(&self, n: u16) -> Option<Vec<u8>> {
-        let encoder = self.encoder.as_ref()?;
         let mut fragment = vec![0; usize::from(self.record.block.frag_size)];
-        encoder.fragment(n, &mut fragment).ok()?;
+        self.coder.as_ref()?.fragment(n, &mut fragment)?;
         let mut payload =
             Vec::with_capacity(fragment.len() + usize::from(sizing::DATA_FRAGMENT_OVERHEAD));
         DataFragment {
@@ -139,9 +130,13 @@ impl SessionRun {
 
     /// `N` of the k-th coded fragment, k from 0.
     fn coded_n(&self, k: u16) -> Option<u16> {
-        self.rows
-            .get(usize::from(k))
-            .map(|row| self.record.block.nb_frag + row)
+        self.coder.as_ref()?.coded_n(k)
+    }
+
+    /// The round ends when so many coded fragments, or a few more, are sent: it helps every block of the code alike.
+    pub(super) fn aim(&mut self, coded: u16) {
+        let turn = sizing::turn(self.record.block.frag_algo, self.record.block.nb_frag);
+        self.record.coded_target = coded.checked_next_multiple_of(turn).unwrap_or(coded);
     }
 }
 
@@ -301,7 +296,8 @@ impl Campaign {
             return;
         }
         session.not_before = now + REFUSED_PAUSE;
-        if n <= session.record.block.nb_frag {
+        let block = session.record.block;
+        if n <= block.nb_frag || block.frag_algo == FragAlgo::ReedSolomon {
             session.resend = Some(n);
         } else {
             session.record.coded_target = session.record.coded_target.saturating_add(1);

@@ -9,7 +9,8 @@ use crate::lorawan::PackageVersion;
 use crate::lorawan::fragmentation::{self, FragSessionStatusAns, FragSessionStatusReq};
 use crate::lorawan::identifiers::DevEui;
 use crate::record::{
-    DeviceReason, DeviceState, FragmentReport, PollKind, SessionPhase, Target, fragments_sent,
+    BlockParameters, DeviceReason, DeviceState, FragAlgo, FragmentReport, PollKind, SessionPhase,
+    Target, fragments_sent,
 };
 use crate::task::sizing;
 use crate::time::Timestamp;
@@ -210,14 +211,8 @@ impl Campaign {
                 let device = self.devices.get(dev_eui).filter(|d| session.is_fresh(d))?;
                 let report = device.fragments.filter(|report| report.deficit > 0)?;
                 let heard_of = sent.saturating_sub(device.setup.missed_before);
-                Some((
-                    *dev_eui,
-                    sizing::repair_frames(
-                        report.deficit,
-                        loss(&report, heard_of),
-                        ROUND_DEVIATIONS,
-                    ),
-                ))
+                let frames = repair(&session.record.block, &report, loss(&report, heard_of));
+                Some((*dev_eui, frames))
             })
             .collect();
         let Some(size) = needs.iter().map(|(_, frames)| *frames).max() else {
@@ -259,7 +254,7 @@ impl Campaign {
         let Some(session) = self.sessions.get_mut(number) else {
             return false;
         };
-        session.record.coded_target = session.record.coded_sent.saturating_add(size);
+        session.aim(session.record.coded_sent.saturating_add(size));
         session.record.round = session.record.round.saturating_add(1);
         session.record.roll_calls = 0;
         session.record.phase = SessionPhase::Sending;
@@ -326,6 +321,7 @@ impl Campaign {
             stack,
             Answer {
                 version,
+                frag_algo: block.frag_algo,
                 received: answer.nb_frag_received,
                 missing: answer.missing_frag,
                 nb_frag: block.nb_frag,
@@ -405,6 +401,24 @@ fn record_coded(campaign: &Campaign, number: usize) -> u16 {
         .sessions
         .get(number)
         .map_or(0, |session| session.record.coded_sent)
+}
+
+/// Coded fragments that will probably do for a device that reported this.
+fn repair(block: &BlockParameters, report: &FragmentReport, loss: f64) -> u16 {
+    if block.frag_algo == FragAlgo::Ts004 {
+        return sizing::repair_frames(report.deficit, loss, ROUND_DEVIATIONS);
+    }
+    let blocks = sizing::turn(block.frag_algo, block.nb_frag);
+    let (lacking, lost) = match block.version {
+        // What all blocks lack together.
+        PackageVersion::V1 => (i32::from(report.deficit), report.deficit),
+        // Uncoded fragments lost; what came instead fell into all blocks alike, used or not.
+        PackageVersion::V2 => (
+            i32::from(block.nb_frag) - i32::from(report.received),
+            report.missing.into(),
+        ),
+    };
+    sizing::repair_frames_in_turns(blocks, lacking, lost, loss, ROUND_DEVIATIONS)
 }
 
 /// Share of the fragments sent that a device did not count, 0..=0.9; half a frame of doubt on either side.

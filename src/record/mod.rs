@@ -38,7 +38,7 @@ pub use radio::{
     SessionId, Target, TxOutcome, TxReport, Uplink, UplinkRef,
 };
 pub use session::{
-    BlockParameters, DistributionSession, PollKind, SessionPhase, SessionWindow, StatusRound,
+    BlockParameters, DistributionSession, FragAlgo, PollKind, SessionPhase, SessionWindow, StatusRound,
     WindowNumber, fragments_sent,
 };
 pub use task::{
