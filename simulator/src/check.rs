@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lorawan_fuota::firmware::sha256;
+use lorawan_fuota::lorawan::identifiers::DevEui;
 use lorawan_fuota::lorawan::keys::{Key128, KeyDerivation};
 use lorawan_fuota::lorawan::region::Region;
 use lorawan_fuota::lorawan::{
@@ -15,9 +16,10 @@ use lorawan_fuota::lorawan::{
 };
 use lorawan_fuota::record::{
     AfterReboot, Change, CleanupState, DecoderLimits, DeviceKeys, DeviceProfile, DeviceSettings,
-    DeviceState, FCntReset, GatewaySettings, Image, ImageContainer, JoinState, LorawanVersion,
-    MulticastKeys, Package, Packages, RebootMode, Sha256, StatusInterpretation, SuccessCriterion,
-    Task, TaskCounters, TaskDevice, TaskId, TaskOptions, TaskState, TenantId, VersionSource,
+    DeviceState, FCntReset, FragAlgo, GatewaySettings, Image, ImageContainer, JoinState,
+    LorawanVersion, MulticastKeys, Package, Packages, RebootMode, Sha256, StatusInterpretation,
+    SuccessCriterion, Task, TaskCounters, TaskDevice, TaskId, TaskOptions, TaskState, TenantId,
+    VersionSource,
 };
 use lorawan_fuota::runtime::{Command, NewDevice};
 use lorawan_fuota::time::Timestamp;
@@ -43,8 +45,47 @@ pub struct CheckOptions {
     pub spread: bool,
     /// From the start of the task to its window, however few are ready by then; the planner's choice if `None`.
     pub window_after: Option<Duration>,
+    /// Whether the task asks for the Reed-Solomon code, and what the devices know of it.
+    pub reed_solomon: ReedSolomon,
     /// What strikes once the task has begun.
     pub faults: Faults,
+}
+
+/// What a task asks for, and what devices claim and know of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ReedSolomon {
+    /// Not asked for; no device knows it.
+    #[default]
+    No,
+    /// Asked for; all devices claim and know it.
+    Known,
+    /// Asked for; all devices claim it, every other one does not know it.
+    Refused,
+    /// Asked for; every other device claims and knows it.
+    Mixed,
+}
+
+impl ReedSolomon {
+    fn is_claimed_by(self, dev_eui: DevEui) -> bool {
+        match self {
+            Self::No => false,
+            Self::Known | Self::Refused => true,
+            Self::Mixed => is_other(dev_eui),
+        }
+    }
+
+    fn is_known_by(self, dev_eui: DevEui) -> bool {
+        match self {
+            Self::No => false,
+            Self::Known => true,
+            Self::Refused | Self::Mixed => is_other(dev_eui),
+        }
+    }
+}
+
+/// Every other device.
+fn is_other(dev_eui: DevEui) -> bool {
+    dev_eui.0 % 2 == 0
 }
 
 /// What became of a run.
@@ -54,6 +95,8 @@ pub struct Outcome {
     pub task: Task,
     /// Its devices.
     pub devices: Vec<TaskDevice>,
+    /// The `FragAlgo` each device was asked to decode, in order, and what it answered: `7: refused`.
+    pub codes: BTreeMap<DevEui, Vec<String>>,
     /// Properties broken.
     pub violations: Vec<Violation>,
     /// Times the server died.
@@ -118,6 +161,7 @@ impl CheckOptions {
                 .chance(0.3)
                 .then(|| Duration::from_secs(30 + random.below(120))),
             spread: random.chance(0.3),
+            reed_solomon: ReedSolomon::No,
             faults,
         }
     }
@@ -184,6 +228,7 @@ pub fn run(options: &CheckOptions) -> Outcome {
         duration: world.now().since(begun),
         crashes: world.crashes(),
         commits: world.commits(),
+        codes: world.lab(codes),
         task,
         devices,
         violations,
@@ -232,6 +277,16 @@ fn check_device(
     });
 }
 
+/// What the devices remember of their fragmentation sessions.
+fn codes(lab: &Lab) -> BTreeMap<DevEui, Vec<String>> {
+    let of = |device: &EndDevice| {
+        let said = device.log().iter();
+        let codes = said.filter_map(|(_, text)| Some(text.split_once("FragAlgo ")?.1.to_owned()));
+        (device.dev_eui(), codes.collect())
+    };
+    lab.devices().map(of).collect()
+}
+
 fn breaches(lab: &Lab) -> Vec<(lorawan_fuota::lorawan::identifiers::GatewayEui, String)> {
     let broke = lab.gateways().iter().filter(|g| !g.breaches().is_empty());
     broke
@@ -245,6 +300,7 @@ fn lab(options: &CheckOptions, fleet: &Fleet, start: Timestamp) -> Lab {
         if options.basics_modem {
             config.status_style = StatusStyle::LoraBasicsModem;
         }
+        config.limits.reed_solomon = options.reed_solomon.is_known_by(config.dev_eui);
         EndDevice::new(config, seed, start)
     });
     let gateways = fleet
@@ -273,7 +329,10 @@ fn lab(options: &CheckOptions, fleet: &Fleet, start: Timestamp) -> Lab {
 }
 
 fn enter(world: &mut World, options: &CheckOptions, fleet: &Fleet, start: Timestamp) {
-    let mut commands = vec![Command::PutDeviceProfile(profile(options))];
+    let mut commands = vec![Command::PutDeviceProfile(profile(options, false))];
+    if options.reed_solomon != ReedSolomon::No {
+        commands.push(Command::PutDeviceProfile(profile(options, true)));
+    }
     commands.extend(fleet.gateways.iter().map(|eui| {
         Command::PutGateway(GatewaySettings {
             eui: *eui,
@@ -293,7 +352,11 @@ fn enter(world: &mut World, options: &CheckOptions, fleet: &Fleet, start: Timest
         })
     }));
     commands.push(Command::PutDevices(
-        fleet.devices.iter().map(|d| new_device(d, start)).collect(),
+        fleet
+            .devices
+            .iter()
+            .map(|d| new_device(d, options.reed_solomon.is_claimed_by(d.dev_eui), start))
+            .collect(),
     ));
     for command in commands {
         world
@@ -302,12 +365,12 @@ fn enter(world: &mut World, options: &CheckOptions, fleet: &Fleet, start: Timest
     }
 }
 
-fn profile(options: &CheckOptions) -> DeviceProfile {
+fn profile(options: &CheckOptions, reed_solomon: bool) -> DeviceProfile {
     let package = |version, f_port| Some(Package { version, f_port });
     let version = options.fleet.packages;
     DeviceProfile {
         tenant: TenantId::default(),
-        id: PROFILE.to_owned(),
+        id: profile_id(reed_solomon),
         display_name: String::new(),
         lorawan_version: LorawanVersion::V1_0_4,
         region: options.fleet.region,
@@ -326,6 +389,7 @@ fn profile(options: &CheckOptions) -> DeviceProfile {
             max_lost: None,
             max_groups: 4,
             max_frag_sessions: 4,
+            reed_solomon,
         },
         status_interpretation: if options.basics_modem {
             StatusInterpretation::LoraBasicsModem
@@ -344,7 +408,12 @@ fn profile(options: &CheckOptions) -> DeviceProfile {
     }
 }
 
-fn new_device(device: &DeviceConfig, start: Timestamp) -> NewDevice {
+fn profile_id(reed_solomon: bool) -> String {
+    let suffix = if reed_solomon { "-reed-solomon" } else { "" };
+    format!("{PROFILE}{suffix}")
+}
+
+fn new_device(device: &DeviceConfig, reed_solomon: bool, start: Timestamp) -> NewDevice {
     let join = match &device.activation {
         Activation::Otaa {
             join_eui, app_key, ..
@@ -365,7 +434,7 @@ fn new_device(device: &DeviceConfig, start: Timestamp) -> NewDevice {
         settings: DeviceSettings {
             tenant: TenantId::default(),
             dev_eui: device.dev_eui,
-            profile: PROFILE.to_owned(),
+            profile: profile_id(reed_solomon),
             display_name: String::new(),
             model: String::new(),
             tags: BTreeMap::new(),
@@ -420,6 +489,10 @@ fn task(options: &CheckOptions, image: &Image, start: Timestamp) -> Task {
         deadline: None,
         options: TaskOptions {
             data_rate: Some(options.fleet.data_rate),
+            frag_algo: match options.reed_solomon {
+                ReedSolomon::No => FragAlgo::Ts004,
+                _ => FragAlgo::ReedSolomon,
+            },
             ..TaskOptions::default()
         },
         state: TaskState::Draft,

@@ -14,8 +14,8 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use crate::firmware::sha256;
 use crate::proto::v1;
 use crate::record::{
-    DeviceState, FragAlgo, RebootMode, Sha256, StateCounts, SuccessCriterion, Task, TaskCounters, TaskId,
-    TaskOptions, TaskReason, TaskState,
+    DeviceState, FragAlgo, RebootMode, Sha256, StateCounts, SuccessCriterion, Task, TaskCounters,
+    TaskId, TaskOptions, TaskReason, TaskState,
 };
 use crate::time::Timestamp;
 

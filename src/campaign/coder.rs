@@ -21,7 +21,8 @@ pub(super) enum Coder {
 }
 
 impl Coder {
-    /// The coder of a block with these `data`, for at most `budget` coded fragments; `None` if the parameters cannot be.
+    /// The coder of a block with these `data`, for at most `budget` coded fragments; `None` if the parameters cannot
+    /// be.
     pub(super) fn new(block: &BlockParameters, data: &[u8], budget: u16) -> Option<Self> {
         match block.frag_algo {
             FragAlgo::Ts004 => {
@@ -40,7 +41,7 @@ impl Coder {
         }
     }
 
-    /// Writes the fragment with counter `n` into `fragment`, which has `frag_size` bytes; `None` if there is no such one.
+    /// Writes the fragment with counter `n` into `fragment`, which has `frag_size` bytes; `None` if there is none.
     pub(super) fn fragment(&self, n: u16, fragment: &mut [u8]) -> Option<()> {
         match self {
             Self::Ts004 { encoder, .. } => encoder.fragment(n, fragment).ok(),

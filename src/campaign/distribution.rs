@@ -2,9 +2,9 @@
 //!
 //! At most one frame of a session waits for its report, so that the next fragment is chosen knowing whether the last
 //! one left: an uncoded fragment no gateway sent is repeated before any later one goes out (devices drop late uncoded
-//! fragments), a coded one is replaced by the next coded one, if the code has only one block. The network decides when a frame is on air; a slow report
-//! is the back pressure that paces the session. How long a round is and who is asked after it: `rounds`; when a window
-//! opens and closes and for whom: `windows`.
+//! fragments), a coded one is replaced by the next coded one, or repeated where it helps its own block only. The network
+//! decides when a frame is on air; a slow report is the back pressure that paces the session. How long a round is and
+//! who is asked after it: `rounds`; when a window opens and closes and for whom: `windows`.
 
 use std::collections::BTreeSet;
 use std::time::Duration;

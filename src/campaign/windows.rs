@@ -307,7 +307,13 @@ impl Campaign {
         if beyond || self.sessions.len() >= MAX_SESSIONS {
             for dev_eui in late {
                 let evidence = format!("{}, and no later one fits", next.why);
-                self.conclude(now, dev_eui, DeviceState::Failed, Some(next.reason), evidence);
+                self.conclude(
+                    now,
+                    dev_eui,
+                    DeviceState::Failed,
+                    Some(next.reason),
+                    evidence,
+                );
             }
             return;
         }
@@ -469,7 +475,15 @@ impl Campaign {
 fn kind(
     session: &DistributionSession,
     frag_algo: FragAlgo,
-) -> (Region, DeviceClass, u8, u32, PackageVersion, u8, BlockParameters) {
+) -> (
+    Region,
+    DeviceClass,
+    u8,
+    u32,
+    PackageVersion,
+    u8,
+    BlockParameters,
+) {
     let block = BlockParameters {
         frag_algo,
         block_ack_delay: 0,

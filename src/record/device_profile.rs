@@ -167,8 +167,7 @@ impl DeviceProfile {
         match frag_algo {
             FragAlgo::Ts004 => true,
             FragAlgo::ReedSolomon => {
-                self.limits.reed_solomon
-                    && self.status_interpretation == StatusInterpretation::Spec
+                self.limits.reed_solomon && self.status_interpretation == StatusInterpretation::Spec
             }
         }
     }

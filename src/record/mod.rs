@@ -38,8 +38,8 @@ pub use radio::{
     SessionId, Target, TxOutcome, TxReport, Uplink, UplinkRef,
 };
 pub use session::{
-    BlockParameters, DistributionSession, FragAlgo, PollKind, SessionPhase, SessionWindow, StatusRound,
-    WindowNumber, fragments_sent,
+    BlockParameters, DistributionSession, FragAlgo, PollKind, SessionPhase, SessionWindow,
+    StatusRound, WindowNumber, fragments_sent,
 };
 pub use task::{
     RebootMode, StateCounts, SuccessCriterion, Task, TaskCounters, TaskId, TaskOptions, TaskReason,

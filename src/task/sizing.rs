@@ -60,12 +60,7 @@ pub fn frame_airtime(region: Region, data_rate: u8, payload: usize) -> Option<Du
 
 /// Coded fragments to send right after the uncoded pass, before anything is asked: the low end of what the whole fleet
 /// will need anyway, if its loss is as measured; so that the first answers come when most devices are done.
-pub fn first_coded(
-    frag_algo: FragAlgo,
-    nb_frag: u16,
-    loss_permille: u16,
-    devices: usize,
-) -> u16 {
+pub fn first_coded(frag_algo: FragAlgo, nb_frag: u16, loss_permille: u16, devices: usize) -> u16 {
     let (low, ..) = frames_until_all(frag_algo, nb_frag, loss_permille, devices);
     u16::try_from(low.saturating_sub(u32::from(nb_frag))).unwrap_or(u16::MAX)
 }
@@ -257,7 +252,10 @@ mod tests {
             (1000, 300, 1525),
         ] {
             let (low, _, high) = frames_until_all(FragAlgo::ReedSolomon, nb_frag, permille, 1);
-            assert!(low <= measured && measured <= high, "{low} {measured} {high}");
+            assert!(
+                low <= measured && measured <= high,
+                "{low} {measured} {high}"
+            );
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use lorawan_fuota::erasure::{BlockLayout, CodeVersion, Decoder, Ignored, Progress, Rules};
+use lorawan_fuota::erasure::{BlockLayout, Ignored, Progress};
 use lorawan_fuota::lorawan::PackageVersion;
 use lorawan_fuota::lorawan::fragmentation::{
     DEFAULT_F_PORT, DataFragment, DownlinkCommand, FragDataBlockReceivedReq, FragSessionDeleteAns,
@@ -11,6 +11,7 @@ use lorawan_fuota::lorawan::fragmentation::{
 };
 use lorawan_fuota::lorawan::keys::{data_block_int_key, data_block_mic};
 
+use super::decoding::{self, Decoding};
 use super::environment::Environment;
 use super::outbox::{Content, Entry, Tag};
 
@@ -60,7 +61,7 @@ struct Session {
 
 #[derive(Clone, Debug)]
 enum Block {
-    Open(Box<Decoder>),
+    Open(Box<Decoding>),
     Complete,
 }
 
@@ -187,15 +188,9 @@ impl Fragmentation {
             not_enough_memory: layout.is_err()
                 || request.nb_frag > limits.nb_frag_max
                 || request.frag_size > limits.frag_size_max,
-            frag_algo_unsupported: request.frag_algo != 0,
+            frag_algo_unsupported: !decoding::knows(limits, request.frag_algo),
         };
-        let decoder = Decoder::new(
-            code_version(version),
-            request.nb_frag,
-            request.frag_size,
-            Rules::Device,
-            limits.lost_max,
-        );
+        let decoder = Decoding::new(version, &request, limits);
         if answer.is_accepted()
             && let (Some(slot), Ok(decoder)) = (self.sessions.get_mut(index), decoder)
         {
@@ -203,10 +198,11 @@ impl Fragmentation {
             withdraw(request.frag_index, environment);
         }
         environment.note(format_args!(
-            "fragmentation session {} of {} x {} bytes: {}",
+            "fragmentation session {} of {} x {} bytes, FragAlgo {}: {}",
             request.frag_index,
             request.nb_frag,
             request.frag_size,
+            request.frag_algo,
             if answer.is_accepted() {
                 "accepted"
             } else {
@@ -296,7 +292,7 @@ impl Fragmentation {
 }
 
 impl Session {
-    fn new(setup: FragSessionSetupReq, decoder: Decoder) -> Self {
+    fn new(setup: FragSessionSetupReq, decoder: Decoding) -> Self {
         Self {
             setup,
             block: Block::Open(Box::new(decoder)),
@@ -314,7 +310,7 @@ impl Session {
             nb_frag: self.setup.nb_frag,
             received: self.received,
             missing: match &self.block {
-                Block::Open(decoder) => decoder.rank_deficit(),
+                Block::Open(decoder) => decoder.missing(),
                 Block::Complete => 0,
             },
             memory_error: self.memory_error,
@@ -332,7 +328,7 @@ impl Session {
             return None;
         };
         self.lost = decoder.missing_uncoded();
-        let data = decoder.into_data(self.setup.padding).ok()?;
+        let data = decoder.into_data(self.setup.padding)?;
         if version == PackageVersion::V2 {
             let key = data_block_int_key(&environment.config.gen_app_key);
             let setup = &self.setup;
@@ -380,7 +376,7 @@ impl Session {
     fn status_by_the_book(&self, version: PackageVersion) -> FragSessionStatusAns {
         let missing = match (&self.block, version) {
             (Block::Complete, _) => 0,
-            (Block::Open(decoder), PackageVersion::V1) => decoder.rank_deficit(),
+            (Block::Open(decoder), PackageVersion::V1) => decoder.missing(),
             (Block::Open(decoder), PackageVersion::V2) => decoder.missing_uncoded(),
         };
         FragSessionStatusAns {
@@ -457,12 +453,5 @@ fn task_delay(environment: &mut Environment<'_>) -> Duration {
         environment.random.up_to(TASK_DELAY_MAX)
     } else {
         Duration::ZERO
-    }
-}
-
-fn code_version(version: PackageVersion) -> CodeVersion {
-    match version {
-        PackageVersion::V1 => CodeVersion::V1,
-        PackageVersion::V2 => CodeVersion::V2,
     }
 }
