@@ -85,7 +85,7 @@ impl ReedSolomon {
 
 /// Every other device.
 fn is_other(dev_eui: DevEui) -> bool {
-    dev_eui.0 % 2 == 0
+    dev_eui.0.is_multiple_of(2)
 }
 
 /// What became of a run.

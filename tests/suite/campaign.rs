@@ -859,6 +859,34 @@ fn a_refusal_of_the_code_that_comes_twice_does_not_count_against_the_other_one()
 }
 
 #[test]
+fn who_refuses_the_code_joins_those_who_do_not_claim_it() {
+    let mut devices = fleet(4, PackageVersion::V2, 0.0);
+    for device in &mut devices {
+        device.refuses = Some(second(2));
+    }
+    let mut bench = reed_solomon(devices, PackageVersion::V2);
+    let plain = DeviceProfile {
+        id: "plain".to_owned(),
+        ..profile(PackageVersion::V2, second(60))
+    };
+    let mut unclaimed = [new_device(DevEui(1)), new_device(DevEui(3))];
+    for device in &mut unclaimed {
+        device.settings.profile = plain.id.clone();
+    }
+    let replies = bench.step(vec![
+        Command::PutDeviceProfile(plain),
+        Command::PutDevices(unclaimed.to_vec()),
+    ]);
+    assert!(replies.iter().all(Result::is_ok), "{replies:?}");
+    let id = bench.start_task(4096, SuccessCriterion::Running);
+    let task = bench.run(&id);
+    assert_eq!(bench.states(), BTreeMap::from([(DeviceState::Running, 4)]));
+    let codes: Vec<FragAlgo> = bench.sessions.values().map(|s| s.block.frag_algo).collect();
+    assert_eq!(codes, [FragAlgo::ReedSolomon, FragAlgo::Ts004]);
+    assert_eq!(task.counters.uncoded_frames, 18, "all by one session");
+}
+
+#[test]
 fn without_loss_everybody_runs_the_image_and_no_coded_fragment_is_wasted() {
     for version in [PackageVersion::V1, PackageVersion::V2] {
         let mut bench = Bench::new(fleet(3, version, 0.0), version);
