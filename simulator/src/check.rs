@@ -8,13 +8,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lorawan_fuota::firmware::sha256;
+use lorawan_fuota::lorawan::identifiers::DevEui;
 use lorawan_fuota::lorawan::keys::{Key128, KeyDerivation};
 use lorawan_fuota::lorawan::region::Region;
 use lorawan_fuota::lorawan::{
     PackageVersion, clock_sync, firmware_management, fragmentation, multicast_setup,
 };
 use lorawan_fuota::record::{
-    AfterReboot, DecoderLimits, DeviceKeys, DeviceProfile, DeviceSettings, FCntReset,
+    AfterReboot, DecoderLimits, DeviceKeys, DeviceProfile, DeviceSettings, FCntReset, FragAlgo,
     GatewaySettings, Image, ImageContainer, JoinState, LorawanVersion, MulticastKeys, Package,
     Packages, RebootMode, Sha256, StatusInterpretation, SuccessCriterion, Task, TaskCounters,
     TaskDevice, TaskId, TaskOptions, TaskState, TenantId, UplinkField, VersionSource,
@@ -43,10 +44,49 @@ pub struct CheckOptions {
     pub spread: bool,
     /// From the start of the task to its window, however few are ready by then; the planner's choice if `None`.
     pub window_after: Option<Duration>,
+    /// Whether the task asks for the Reed-Solomon code, and what the devices know of it.
+    pub reed_solomon: ReedSolomon,
     /// What strikes once the task has begun.
     pub faults: Faults,
     /// Share of each gateway's air the server may use.
     pub air_share_permille: u16,
+}
+
+/// What a task asks for, and what devices claim and know of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ReedSolomon {
+    /// Not asked for; no device knows it.
+    #[default]
+    No,
+    /// Asked for; all devices claim and know it.
+    Known,
+    /// Asked for; all devices claim it, every other one does not know it.
+    Refused,
+    /// Asked for; every other device claims and knows it.
+    Mixed,
+}
+
+impl ReedSolomon {
+    fn is_claimed_by(self, dev_eui: DevEui) -> bool {
+        match self {
+            Self::No => false,
+            Self::Known | Self::Refused => true,
+            Self::Mixed => is_other(dev_eui),
+        }
+    }
+
+    fn is_known_by(self, dev_eui: DevEui) -> bool {
+        match self {
+            Self::No => false,
+            Self::Known => true,
+            Self::Refused | Self::Mixed => is_other(dev_eui),
+        }
+    }
+}
+
+/// Every other device.
+fn is_other(dev_eui: DevEui) -> bool {
+    dev_eui.0.is_multiple_of(2)
 }
 
 /// What became of a run.
@@ -56,6 +96,8 @@ pub struct Outcome {
     pub task: Task,
     /// Its devices.
     pub devices: Vec<TaskDevice>,
+    /// The `FragAlgo` each device was asked to decode, in order, and what it answered: `7: refused`.
+    pub codes: BTreeMap<DevEui, Vec<String>>,
     /// Properties broken.
     pub violations: Vec<Violation>,
     /// Times the server died.
@@ -85,6 +127,7 @@ impl Default for CheckOptions {
             image_bytes: 4096,
             spread: false,
             window_after: None,
+            reed_solomon: ReedSolomon::No,
             faults: Faults::default(),
             air_share_permille: 1000,
         }
@@ -140,6 +183,7 @@ impl CheckOptions {
                 .chance(0.3)
                 .then(|| Duration::from_secs(30 + random.below(120))),
             spread: random.chance(0.3),
+            reed_solomon: ReedSolomon::No,
             faults,
             air_share_permille: 1000,
         }
@@ -200,10 +244,22 @@ pub fn run_logged(options: &CheckOptions) -> Outcome {
     scene::run(options, true)
 }
 
+/// What the devices remember of their fragmentation sessions.
+pub(crate) fn codes(lab: &Lab) -> BTreeMap<DevEui, Vec<String>> {
+    let of = |device: &EndDevice| {
+        let said = device.log().iter();
+        let codes = said.filter_map(|(_, text)| Some(text.split_once("FragAlgo ")?.1.to_owned()));
+        (device.dev_eui(), codes.collect())
+    };
+    lab.devices().map(of).collect()
+}
+
 pub(crate) fn lab(options: &CheckOptions, fleet: &Fleet, start: Timestamp) -> Lab {
     let seed = options.fleet.seed;
-    let devices = fleet.devices.iter().cloned();
-    let devices = devices.map(|config| EndDevice::new(config, seed, start));
+    let devices = fleet.devices.iter().cloned().map(|mut config| {
+        config.limits.reed_solomon = options.reed_solomon.is_known_by(config.dev_eui);
+        EndDevice::new(config, seed, start)
+    });
     let gateways = fleet
         .gateways
         .iter()
@@ -230,10 +286,15 @@ pub(crate) fn lab(options: &CheckOptions, fleet: &Fleet, start: Timestamp) -> La
 }
 
 pub(crate) fn enter(world: &mut World, options: &CheckOptions, fleet: &Fleet, start: Timestamp) {
-    let profiles = fleet.distinct_stacks().into_iter();
-    let mut commands: Vec<Command> = profiles
-        .map(|stack| Command::PutDeviceProfile(profile(options, stack)))
-        .collect();
+    let claims: &[bool] = match options.reed_solomon {
+        ReedSolomon::No => &[false],
+        _ => &[false, true],
+    };
+    let mut commands = Vec::new();
+    for stack in fleet.distinct_stacks() {
+        let profiles = claims.iter().map(|claim| profile(options, stack, *claim));
+        commands.extend(profiles.map(Command::PutDeviceProfile));
+    }
     commands.extend(fleet.gateways.iter().map(|eui| {
         Command::PutGateway(GatewaySettings {
             eui: *eui,
@@ -257,7 +318,10 @@ pub(crate) fn enter(world: &mut World, options: &CheckOptions, fleet: &Fleet, st
             .devices
             .iter()
             .zip(&fleet.stacks)
-            .map(|(device, stack)| new_device(device, *stack, start))
+            .map(|(device, stack)| {
+                let claims = options.reed_solomon.is_claimed_by(device.dev_eui);
+                new_device(device, profile_id(*stack, claims), start)
+            })
             .collect(),
     ));
     for command in commands {
@@ -267,8 +331,8 @@ pub(crate) fn enter(world: &mut World, options: &CheckOptions, fleet: &Fleet, st
     }
 }
 
-/// What an operator would enter for a stack.
-fn profile(options: &CheckOptions, stack: StackProfile) -> DeviceProfile {
+/// What an operator would enter for a stack, and for one whose devices claim the Reed-Solomon code.
+fn profile(options: &CheckOptions, stack: StackProfile, reed_solomon: bool) -> DeviceProfile {
     let package = |version: Option<PackageVersion>, f_port| {
         version.map(|version| Package { version, f_port })
     };
@@ -276,7 +340,7 @@ fn profile(options: &CheckOptions, stack: StackProfile) -> DeviceProfile {
     let managed = packages.firmware_management.then_some(PackageVersion::V1);
     DeviceProfile {
         tenant: TenantId::default(),
-        id: stack.name().to_owned(),
+        id: profile_id(stack, reed_solomon),
         display_name: String::new(),
         lorawan_version: LorawanVersion::V1_0_4,
         region: options.fleet.region,
@@ -295,6 +359,7 @@ fn profile(options: &CheckOptions, stack: StackProfile) -> DeviceProfile {
             max_lost: None,
             max_groups: 4,
             max_frag_sessions: 4,
+            reed_solomon,
         },
         status_interpretation: match stack {
             StackProfile::SpecV1 | StackProfile::SpecV2 => StatusInterpretation::Spec,
@@ -320,7 +385,12 @@ fn profile(options: &CheckOptions, stack: StackProfile) -> DeviceProfile {
     }
 }
 
-fn new_device(device: &DeviceConfig, stack: StackProfile, start: Timestamp) -> NewDevice {
+fn profile_id(stack: StackProfile, reed_solomon: bool) -> String {
+    let suffix = if reed_solomon { "-reed-solomon" } else { "" };
+    format!("{}{suffix}", stack.name())
+}
+
+fn new_device(device: &DeviceConfig, profile: String, start: Timestamp) -> NewDevice {
     let join = match &device.activation {
         Activation::Otaa {
             join_eui, app_key, ..
@@ -341,7 +411,7 @@ fn new_device(device: &DeviceConfig, stack: StackProfile, start: Timestamp) -> N
         settings: DeviceSettings {
             tenant: TenantId::default(),
             dev_eui: device.dev_eui,
-            profile: stack.name().to_owned(),
+            profile,
             display_name: String::new(),
             model: String::new(),
             tags: BTreeMap::new(),
@@ -396,6 +466,10 @@ pub(crate) fn task(options: &CheckOptions, image: &Image, start: Timestamp) -> T
         deadline: None,
         options: TaskOptions {
             data_rate: Some(options.fleet.data_rate),
+            frag_algo: match options.reed_solomon {
+                ReedSolomon::No => FragAlgo::Ts004,
+                _ => FragAlgo::ReedSolomon,
+            },
             ..TaskOptions::default()
         },
         state: TaskState::Draft,

@@ -140,6 +140,7 @@ impl Scene {
             violations: self.world.violations(),
             crashes: self.world.crashes(),
             commits: self.world.commits(),
+            codes: self.world.lab(check::codes),
             duration,
             events: self.events(),
         }

@@ -66,6 +66,11 @@ pub(super) fn read(
         "status_interpretation",
         interpretation_of(given.status_interpretation),
     );
+    let claims = limits.is_some_and(|limits| limits.reed_solomon);
+    if claims && interpretation.is_some_and(|it| it != StatusInterpretation::Spec) {
+        let what = "needs status_interpretation SPEC";
+        fields.bad("decoder_limits.reed_solomon", what);
+    }
     let uplink_interval = fields
         .length(
             "uplink_interval",
@@ -180,6 +185,7 @@ fn read_limits(fields: &mut Fields, given: v1::DecoderLimits) -> Option<DecoderL
         max_lost,
         max_groups: max_groups?,
         max_frag_sessions: max_frag_sessions?,
+        reed_solomon: given.reed_solomon,
     })
 }
 
@@ -372,6 +378,7 @@ pub(super) fn show(profile: &DeviceProfile) -> v1::DeviceProfile {
             max_lost_fragments: limits.max_lost.unwrap_or(0).into(),
             max_multicast_groups: limits.max_groups.into(),
             max_frag_sessions: limits.max_frag_sessions.into(),
+            reed_solomon: limits.reed_solomon,
         }),
         status_interpretation: match profile.status_interpretation {
             StatusInterpretation::Spec => v1::StatusInterpretation::Spec,

@@ -13,6 +13,7 @@ use crate::time::Timestamp;
 
 use super::errors::{ApiError, Blocker};
 use super::fields::{show_length, show_moment, tenant};
+use super::task_records::show_frag_algo;
 use super::{Api, names, regions, task_part_records};
 
 /// Skipped devices an answer lists.
@@ -145,6 +146,10 @@ fn show_plan(
             if !plan.skipped.is_empty() {
                 shown.problems.push(skipped_problem(plan.skipped.len()));
             }
+            let not_claimed = plan.devices_without(order.task.options.frag_algo);
+            if not_claimed > 0 {
+                shown.problems.push(not_claimed_problem(not_claimed));
+            }
             plan.skipped
         }
         Err(error) => {
@@ -274,6 +279,7 @@ fn show_session(session: &PlannedSession, loss_permille: u16) -> v1::PlannedSess
             .collect(),
         window_start: Some(show_moment(session.window.start)),
         expected_end_time: Some(show_moment(session.window.start + session.distribution)),
+        frag_algo: show_frag_algo(session.block.frag_algo).into(),
     }
 }
 
@@ -295,6 +301,17 @@ fn skipped_problem(count: usize) -> v1::PlanProblem {
         field: String::new(),
         reason: v1::PlanProblemReason::DevicesSkipped.into(),
         message: format!("{count} devices would be skipped"),
+        blocking: false,
+    }
+}
+
+fn not_claimed_problem(count: usize) -> v1::PlanProblem {
+    v1::PlanProblem {
+        field: "frag_algo".to_owned(),
+        reason: v1::PlanProblemReason::FragAlgoNotClaimed.into(),
+        message: format!(
+            "the profiles of {count} devices do not claim this code; they get TS004's"
+        ),
         blocking: false,
     }
 }

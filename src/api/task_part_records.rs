@@ -9,7 +9,7 @@ use crate::record::{
 use crate::time::Timestamp;
 
 use super::fields::show_moment;
-use super::task_records::{device_sequence, show_counts, verdict};
+use super::task_records::{device_sequence, show_counts, show_frag_algo, verdict};
 use super::{names, regions};
 
 pub(super) fn show_device_state(state: DeviceState) -> v1::TaskDeviceState {
@@ -211,6 +211,7 @@ pub(super) fn show_session(
         coded_fragments_sent: session.coded_sent.into(),
         rounds: show_rounds(session),
         gateways: show_airtime(session),
+        frag_algo: show_frag_algo(block.frag_algo).into(),
     }
 }
 

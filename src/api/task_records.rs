@@ -14,8 +14,8 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use crate::firmware::sha256;
 use crate::proto::v1;
 use crate::record::{
-    DeviceState, RebootMode, Sha256, StateCounts, SuccessCriterion, Task, TaskCounters, TaskId,
-    TaskOptions, TaskReason, TaskState,
+    DeviceState, FragAlgo, RebootMode, Sha256, StateCounts, SuccessCriterion, Task, TaskCounters,
+    TaskId, TaskOptions, TaskReason, TaskState,
 };
 use crate::time::Timestamp;
 
@@ -32,7 +32,7 @@ const CLEANUP: Duration = Duration::from_secs(24 * 3600);
 const REDUNDANCY_PERCENT: u32 = 100;
 
 /// What may be written in a draft.
-pub(super) const WRITABLE: [&str; 17] = [
+pub(super) const WRITABLE: [&str; 18] = [
     "display_name",
     "images",
     "success_criterion",
@@ -47,6 +47,7 @@ pub(super) const WRITABLE: [&str; 17] = [
     "frequency_hz",
     "frag_size",
     "frag_descriptor",
+    "frag_algo",
     "tags",
     "waves",
     "thresholds",
@@ -189,6 +190,14 @@ fn write_radio(fields: &mut Fields, given: &v1::FuotaTask, task: &mut Task) {
         0 => None,
         size => fields.number("frag_size", size, 1..=239),
     };
+    task.options.frag_algo = match v1::FragAlgo::try_from(given.frag_algo) {
+        Ok(v1::FragAlgo::Unspecified | v1::FragAlgo::Ts004) => FragAlgo::Ts004,
+        Ok(v1::FragAlgo::ReedSolomon) => FragAlgo::ReedSolomon,
+        Err(_) => {
+            fields.bad("frag_algo", "a value this server does not know");
+            task.options.frag_algo
+        }
+    };
     task.options.descriptor = match given.frag_descriptor.as_ref() {
         [] => Some([0; 4]),
         bytes => {
@@ -222,6 +231,7 @@ pub(super) fn merge(mut into: v1::FuotaTask, new: v1::FuotaTask, mask: &Mask) ->
         frequency_hz,
         frag_size,
         frag_descriptor,
+        frag_algo,
         tags,
         waves,
         thresholds
@@ -270,6 +280,7 @@ pub(super) fn show_task(task: &Task, counts: &StateCounts) -> v1::FuotaTask {
         frequency_hz: options.frequency_hz.unwrap_or(0),
         frag_size: options.frag_size.unwrap_or(0).into(),
         frag_descriptor: options.descriptor.unwrap_or_default().to_vec().into(),
+        frag_algo: show_frag_algo(options.frag_algo).into(),
         tags: task.tags.clone(),
         multicast_groups: task
             .groups
@@ -304,6 +315,13 @@ pub(super) fn show_task(task: &Task, counts: &StateCounts) -> v1::FuotaTask {
             .as_ref()
             .map(|id| names::name("tasks", id))
             .unwrap_or_default(),
+    }
+}
+
+pub(super) fn show_frag_algo(frag_algo: FragAlgo) -> v1::FragAlgo {
+    match frag_algo {
+        FragAlgo::Ts004 => v1::FragAlgo::Ts004,
+        FragAlgo::ReedSolomon => v1::FragAlgo::ReedSolomon,
     }
 }
 

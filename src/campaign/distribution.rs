@@ -9,7 +9,6 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use crate::erasure::{Encoder, chosen_rows};
 use crate::lorawan::fragmentation::{self, DataFragment};
 use crate::lorawan::identifiers::DevEui;
 use crate::record::{
@@ -19,6 +18,7 @@ use crate::record::{
 use crate::task::sizing;
 use crate::time::Timestamp;
 
+use super::coder::Coder;
 use super::{Campaign, InFlight, Surroundings, Timer, Timing};
 
 /// Before a frame the network refused is tried again, and while no gateway is there.
@@ -29,9 +29,7 @@ pub(super) const WINDOW_TAIL: Duration = Duration::from_secs(2);
 /// A session at work.
 pub(super) struct SessionRun {
     pub(super) record: DistributionSession,
-    encoder: Option<Encoder>,
-    /// Which coded fragment is the k-th to send.
-    rows: Vec<u16>,
+    coder: Option<Coder>,
     /// The frame whose report is awaited.
     pub(super) waiting: Option<u32>,
     /// Nothing is released before.
@@ -53,16 +51,10 @@ pub(super) struct SessionRun {
 }
 
 impl SessionRun {
-    /// `budget`: most coded fragments the session may send.
-    pub(super) fn new(record: DistributionSession, encoder: Option<Encoder>, budget: u16) -> Self {
-        let nb_frag = record.block.nb_frag;
-        let rows = encoder.as_ref().map_or_else(Vec::new, |e| {
-            chosen_rows(e.matrix().version(), nb_frag, budget)
-        });
+    pub(super) fn new(record: DistributionSession, coder: Option<Coder>) -> Self {
         Self {
             record,
-            encoder,
-            rows,
+            coder,
             waiting: None,
             not_before: Timestamp::default(),
             air_end: Timestamp::default(),
@@ -123,9 +115,8 @@ impl SessionRun {
 
     /// The fragment `n` as it goes on air.
     fn fragment(&self, n: u16) -> Option<Vec<u8>> {
-        let encoder = self.encoder.as_ref()?;
         let mut fragment = vec![0; usize::from(self.record.block.frag_size)];
-        encoder.fragment(n, &mut fragment).ok()?;
+        self.coder.as_ref()?.fragment(n, &mut fragment)?;
         let mut payload =
             Vec::with_capacity(fragment.len() + usize::from(sizing::DATA_FRAGMENT_OVERHEAD));
         DataFragment {
@@ -137,17 +128,22 @@ impl SessionRun {
         Some(payload)
     }
 
-    /// Rows of the coded fragments sent so far, in that order.
+    /// Rows of the coded fragments sent so far, in that order; none of a code without rows.
     pub(super) fn rows_sent(&self) -> &[u16] {
+        let rows = self.coder.as_ref().map_or(&[][..], Coder::rows);
         let sent = usize::from(self.record.coded_sent);
-        self.rows.get(..sent).unwrap_or(&self.rows)
+        rows.get(..sent).unwrap_or(rows)
     }
 
     /// `N` of the k-th coded fragment, k from 0.
     fn coded_n(&self, k: u16) -> Option<u16> {
-        self.rows
-            .get(usize::from(k))
-            .map(|row| self.record.block.nb_frag + row)
+        self.coder.as_ref()?.coded_n(k)
+    }
+
+    /// The round ends when so many coded fragments, or a few more, are sent: it helps every block of the code alike.
+    pub(super) fn aim(&mut self, coded: u16) {
+        let turn = sizing::turn(self.record.block.frag_algo, self.record.block.nb_frag);
+        self.record.coded_target = coded.checked_next_multiple_of(turn).unwrap_or(coded);
     }
 }
 

@@ -11,6 +11,7 @@
 //! what the operator does to a running task.
 
 mod answers;
+mod coder;
 mod completion;
 mod control;
 mod conversation;
@@ -25,8 +26,6 @@ mod windows;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use crate::erasure::{CodeVersion, Encoder};
-use crate::lorawan::PackageVersion;
 use crate::lorawan::identifiers::{DevEui, GatewayEui};
 use crate::record::{
     Change, CleanupState, DeviceReason, DeviceState, DistributionSession, Downlink, DownlinkId,
@@ -37,6 +36,7 @@ use crate::record::{
 use crate::task::{Plan, sizing};
 use crate::time::Timestamp;
 
+use coder::Coder;
 use conversation::Talk;
 use distribution::SessionRun;
 use waves::Tally;
@@ -567,18 +567,14 @@ impl Campaign {
     }
 
     fn add_session(&mut self, record: DistributionSession) {
-        let code = match record.block.version {
-            PackageVersion::V1 => CodeVersion::V1,
-            PackageVersion::V2 => CodeVersion::V2,
-        };
         // Plan and records come from the same layout function, so that the parameters are good; a session that cannot
         // be encoded would be a corrupt record, and is closed without a frame.
-        let encoder = Encoder::new(code, &self.data, record.block.frag_size).ok();
         let budget = sizing::coded_budget(
             record.block.nb_frag,
             self.task.options.max_redundancy_percent,
         );
-        let mut session = SessionRun::new(record, encoder, budget);
+        let coder = Coder::new(&record.block, &self.data, budget);
+        let mut session = SessionRun::new(record, coder);
         let number = session.record.id.number;
         let ready = self.devices.values().filter(|d| {
             d.state == DeviceState::Ready && d.session == Some(number) && session.is_running()

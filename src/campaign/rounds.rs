@@ -9,8 +9,8 @@ use crate::lorawan::PackageVersion;
 use crate::lorawan::fragmentation::{self, FragSessionStatusAns, FragSessionStatusReq};
 use crate::lorawan::identifiers::DevEui;
 use crate::record::{
-    DeviceReason, DeviceState, FragmentReport, PollKind, SessionPhase, StatusInterpretation,
-    Target, fragments_sent,
+    BlockParameters, DeviceReason, DeviceState, FragAlgo, FragmentReport, PollKind, SessionPhase,
+    StatusInterpretation, Target, fragments_sent,
 };
 use crate::task::sizing::{self, Need};
 use crate::time::Timestamp;
@@ -20,6 +20,8 @@ use super::distribution::WINDOW_TAIL;
 use super::status::{self, Answer, Progress};
 use super::{Campaign, InFlight, Surroundings, Timing};
 
+/// Standard deviations of luck a round of the Reed-Solomon code allows for.
+const TURN_DEVIATIONS: f64 = 0.7;
 /// What a poll is worth in frames. More makes few large rounds with frames nobody needs, less many small ones.
 const POLL_COST: f64 = 8.0;
 /// Roll calls by multicast before devices are asked one by one.
@@ -208,7 +210,7 @@ impl Campaign {
             return false;
         };
         let sent = fragments_sent(&session.record);
-        let needs: Vec<(DevEui, Need)> = devices
+        let needs: Vec<(DevEui, FragmentReport, f64)> = devices
             .iter()
             .filter_map(|dev_eui| {
                 let device = self.devices.get(dev_eui).filter(|d| session.is_fresh(d))?;
@@ -223,7 +225,7 @@ impl Campaign {
                         loss(report.received, heard_of)
                     }
                 };
-                Some((*dev_eui, Need::of(report.deficit, loss)))
+                Some((*dev_eui, report, loss))
             })
             .collect();
         if needs.is_empty() {
@@ -242,7 +244,7 @@ impl Campaign {
                 .devices
                 .values()
                 .any(|d| d.session == Some(number_in_record) && d.setup.missed_before > 0);
-            for (dev_eui, _) in needs {
+            for (dev_eui, ..) in needs {
                 if shared_with_late {
                     self.reset_setup(now, dev_eui, "the session was spent on late devices");
                     continue;
@@ -265,12 +267,15 @@ impl Campaign {
             }
             return false;
         }
-        let needs: Vec<Need> = needs.into_iter().map(|(_, need)| need).collect();
-        let size = sizing::round_size(&needs, POLL_COST).clamp(1, left);
+        let needs: Vec<(FragmentReport, f64)> = needs
+            .into_iter()
+            .map(|(_, report, loss)| (report, loss))
+            .collect();
+        let size = round_size(&record.block, &needs).clamp(1, left);
         let Some(session) = self.sessions.get_mut(number) else {
             return false;
         };
-        session.record.coded_target = session.record.coded_sent.saturating_add(size);
+        session.aim(session.record.coded_sent.saturating_add(size));
         session.record.round = session.record.round.saturating_add(1);
         session.record.roll_calls = 0;
         session.record.phase = SessionPhase::Sending;
@@ -329,6 +334,7 @@ impl Campaign {
         let settled = matches!(session.record.phase, SessionPhase::Polling { .. });
         let numbers = Answer {
             version,
+            frag_algo: block.frag_algo,
             received: answer.nb_frag_received,
             missing: answer.missing_frag,
             nb_frag: block.nb_frag,
@@ -433,6 +439,39 @@ fn record_coded(campaign: &Campaign, number: usize) -> u16 {
         .sessions
         .get(number)
         .map_or(0, |session| session.record.coded_sent)
+}
+
+/// Coded fragments of the next round, for devices that reported this and lose so much.
+fn round_size(block: &BlockParameters, needs: &[(FragmentReport, f64)]) -> u16 {
+    match block.frag_algo {
+        FragAlgo::Ts004 => {
+            let needs = needs
+                .iter()
+                .map(|(report, loss)| Need::of(report.deficit, *loss));
+            sizing::round_size(&needs.collect::<Vec<_>>(), POLL_COST)
+        }
+        FragAlgo::ReedSolomon => {
+            let needs = needs
+                .iter()
+                .map(|(report, loss)| repair_in_turns(block, report, *loss));
+            needs.max().unwrap_or(0)
+        }
+    }
+}
+
+/// Coded fragments of the Reed-Solomon code that will probably do for a device that reported this.
+fn repair_in_turns(block: &BlockParameters, report: &FragmentReport, loss: f64) -> u16 {
+    let blocks = sizing::turn(block.frag_algo, block.nb_frag);
+    let (lacking, lost) = match block.version {
+        // What all blocks lack together.
+        PackageVersion::V1 => (i32::from(report.deficit), report.deficit),
+        // Uncoded fragments lost; what came instead fell into all blocks alike, used or not.
+        PackageVersion::V2 => (
+            i32::from(block.nb_frag) - i32::from(report.received),
+            report.missing.into(),
+        ),
+    };
+    sizing::repair_frames_in_turns(blocks, lacking, lost, loss, TURN_DEVIATIONS)
 }
 
 /// Share of the fragments sent that a device did not count, 0..=0.9; half a frame of doubt on either side.

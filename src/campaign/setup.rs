@@ -10,8 +10,8 @@ use crate::lorawan::keys::{data_block_mic, encrypt_mc_key};
 use crate::lorawan::multicast_setup::{self, McGroupSetupReq, McSessionAns};
 use crate::lorawan::{PackageVersion, firmware_management, fragmentation};
 use crate::record::{
-    Capability, DeviceReason, DeviceState, FleetDevice, McGroup, NetworkRequest, Package,
-    SessionPhase, SetupStage, TaskDevice, Uplink, VersionSource,
+    Capability, CleanupState, DeviceReason, DeviceState, FleetDevice, FragAlgo, McGroup,
+    NetworkRequest, Package, SessionPhase, SetupStage, TaskDevice, Uplink, VersionSource,
 };
 use crate::time::Timestamp;
 
@@ -131,7 +131,7 @@ impl Campaign {
             nb_frag: block.nb_frag,
             frag_size: block.frag_size,
             ack_reception: false,
-            frag_algo: 0,
+            frag_algo: block.frag_algo.number(),
             block_ack_delay: block.block_ack_delay,
             padding: block.padding,
             descriptor: block.descriptor,
@@ -350,9 +350,16 @@ impl Campaign {
         answer: &fragmentation::FragSessionSetupAns,
         around: &mut Surroundings<'_>,
     ) {
-        if !self.in_setup(now, dev_eui, |session| {
-            session.record.block.frag_index == answer.frag_index
-        }) {
+        // A late second answer may be about the session the device was in before.
+        let asked = self
+            .devices
+            .get(&dev_eui)
+            .is_some_and(|d| d.frag_cleanup == CleanupState::Pending);
+        if !asked
+            || !self.in_setup(now, dev_eui, |session| {
+                session.record.block.frag_index == answer.frag_index
+            })
+        {
             return;
         }
         let repeated = self.devices.get(&dev_eui).is_some_and(|d| d.tries > 1);
@@ -365,6 +372,13 @@ impl Campaign {
         if replay_only && !repeated {
             self.jump_session_cnt(now, dev_eui, usize::from(answer.frag_index), around);
             return;
+        }
+        if answer.frag_algo_unsupported
+            && let Some(session) = self.devices.get(&dev_eui).and_then(|d| self.session_of(d))
+            && session.record.block.frag_algo != FragAlgo::Ts004
+        {
+            let number = usize::from(session.record.id.number);
+            return self.fall_back(now, number, dev_eui, around);
         }
         let refusal = [
             (answer.wrong_descriptor, DeviceReason::WrongDescriptor),

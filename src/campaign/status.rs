@@ -4,13 +4,15 @@
 //! about progress goes through [`interpret`]; nothing else looks at the raw numbers.
 
 use crate::lorawan::PackageVersion;
-use crate::record::{FragmentReport, StatusInterpretation};
+use crate::record::{FragAlgo, FragmentReport, StatusInterpretation};
 
 /// The numbers of an answer and what had been sent when it was asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Answer<'a> {
     /// Version of the package that answered.
     pub(crate) version: PackageVersion,
+    /// Code of the session.
+    pub(crate) frag_algo: FragAlgo,
     /// `NbFragReceived`.
     pub(crate) received: u16,
     /// `MissingFrag`, 255 = 255 or more.
@@ -47,6 +49,7 @@ const SILENT_FRAGMENTS: u16 = 5;
 pub(crate) fn interpret(stack: StatusInterpretation, answer: Answer<'_>) -> Progress {
     let Answer {
         version,
+        frag_algo,
         received,
         missing,
         nb_frag,
@@ -62,6 +65,11 @@ pub(crate) fn interpret(stack: StatusInterpretation, answer: Answer<'_>) -> Prog
             // v1: the independent fragments still needed; 255 saturates, then the count says more.
             PackageVersion::V1 if missing == u8::MAX => Progress::Needs(missing_wide.max(by_count)),
             PackageVersion::V1 => Progress::Needs(missing_wide),
+            // Each fragment that a block of this code can use counts in full; blocks that have more than they need hide
+            // what others lack.
+            PackageVersion::V2 if frag_algo == FragAlgo::ReedSolomon => {
+                Progress::Needs(by_count.max(1))
+            }
             // v2: the uncoded fragments not yet there; all of them until the block is decoded.
             PackageVersion::V2 => Progress::Needs(
                 (by_count + USUAL_EXTRA)
@@ -223,6 +231,7 @@ mod tests {
     fn answer(received: u16, missing: u8, coded_sent: usize) -> Answer<'static> {
         Answer {
             version: PackageVersion::V1,
+            frag_algo: FragAlgo::Ts004,
             received,
             missing,
             nb_frag: 100,
@@ -293,6 +302,23 @@ mod tests {
         // It holds as many as it needs and cannot decode yet.
         assert_eq!(interpret(spec, v2(101, 12)), Progress::Needs(2));
         assert_eq!(interpret(spec, v2(99, 1)), Progress::Needs(1));
+    }
+
+    #[test]
+    fn reed_solomon_counts_are_the_least_that_is_needed() {
+        let of = |version, received, missing| Answer {
+            version,
+            frag_algo: FragAlgo::ReedSolomon,
+            nb_frag: 300,
+            ..answer(received, missing, 30)
+        };
+        let spec = |answer| interpret(StatusInterpretation::Spec, answer);
+        let (v1, v2) = (PackageVersion::V1, PackageVersion::V2);
+        assert_eq!(spec(of(v1, 310, 4)), Progress::Needs(4));
+        assert_eq!(spec(of(v2, 290, 25)), Progress::Needs(10));
+        // Enough in sum, but not in every block.
+        assert_eq!(spec(of(v2, 310, 25)), Progress::Needs(1));
+        assert_eq!(spec(of(v2, 310, 0)), Progress::Complete);
     }
 
     #[test]

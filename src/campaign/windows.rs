@@ -3,10 +3,13 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use crate::lorawan::PackageVersion;
 use crate::lorawan::identifiers::DevEui;
+use crate::lorawan::region::Region;
 use crate::record::{
-    DeviceReason, DeviceState, DistributionSession, Fleet, FleetDevice, NetworkRequest, PollKind,
-    SessionId, SessionPhase, SessionWindow, SetupStage, TaskDevice, fragments_sent,
+    BlockParameters, DeviceClass, DeviceReason, DeviceState, DistributionSession, Fleet,
+    FleetDevice, FragAlgo, NetworkRequest, PollKind, SessionId, SessionPhase, SessionWindow,
+    SetupStage, TaskDevice, fragments_sent,
 };
 use crate::task::{plan, sizing};
 use crate::time::Timestamp;
@@ -28,6 +31,17 @@ const CHECKS_TAKE: Duration = Duration::from_secs(1800);
 const LATE_TAIL: Duration = Duration::from_secs(15);
 /// Of a device that no window is left for: intervals without an uplink after which it is silent rather than late.
 const UNHEARD: u32 = 10;
+
+/// The session that devices are given instead of theirs.
+struct Next {
+    frag_algo: FragAlgo,
+    /// When its window opens, if it has to be made.
+    start: Timestamp,
+    /// Words for the devices' records.
+    why: &'static str,
+    /// How they end if there is no time for another one.
+    reason: DeviceReason,
+}
 
 impl Campaign {
     /// The window opens: who is ready takes part; who is not comes later, or gets another session.
@@ -87,7 +101,8 @@ impl Campaign {
         session.not_before = now;
         if !continues {
             session.record.round = 1;
-            session.record.coded_target = sizing::first_coded(session.record.block.nb_frag, loss);
+            let block = session.record.block;
+            session.aim(sizing::first_coded(block.frag_algo, block.nb_frag, loss));
         }
         self.changed.sessions.insert(session.record.id.number);
         self.request_group(number);
@@ -277,7 +292,7 @@ impl Campaign {
         now < until
     }
 
-    /// Gives devices a session of their own, if there is still time for one.
+    /// Gives late devices a session of their own, if there is still time for one.
     fn move_late(
         &mut self,
         now: Timestamp,
@@ -285,19 +300,62 @@ impl Campaign {
         late: Vec<DevEui>,
         around: &Surroundings<'_>,
     ) {
-        if late.is_empty() {
+        let Some(session) = self.sessions.get(number).filter(|_| !late.is_empty()) else {
             return;
-        }
-        let start = self.setup_ends(now, &late, around);
+        };
+        let next = Next {
+            frag_algo: session.record.block.frag_algo,
+            start: self.setup_ends(now, &late, around),
+            why: "not set up before its window",
+            reason: DeviceReason::WindowClosed,
+        };
+        self.move_on(now, number, late, next, around);
+    }
+
+    /// Gives a device that refused the code of its session one with TS004's, together with all others that will.
+    pub(super) fn fall_back(
+        &mut self,
+        now: Timestamp,
+        number: usize,
+        dev_eui: DevEui,
+        around: &Surroundings<'_>,
+    ) {
+        let Some(session) = self.sessions.get(number) else {
+            return;
+        };
+        let set_up = self.setup_ends(now, &[dev_eui], around);
+        let next = Next {
+            frag_algo: FragAlgo::Ts004,
+            start: set_up.max(session.record.window.start),
+            why: "it refuses the FragAlgo of its session",
+            reason: DeviceReason::FragAlgoUnsupported,
+        };
+        self.move_on(now, number, vec![dev_eui], next, around);
+    }
+
+    fn move_on(
+        &mut self,
+        now: Timestamp,
+        number: usize,
+        late: Vec<DevEui>,
+        next: Next,
+        around: &Surroundings<'_>,
+    ) {
+        let start = next.start;
         let beyond = self.task.deadline.is_some_and(|deadline| start >= deadline);
         if beyond || self.sessions.len() >= MAX_SESSIONS {
             for dev_eui in late {
-                let evidence = "not set up before its window, and no later one fits".to_owned();
-                self.end_without_window(now, dev_eui, evidence, around);
+                let evidence = format!("{}, and no later one fits", next.why);
+                if next.reason == DeviceReason::WindowClosed {
+                    self.end_without_window(now, dev_eui, evidence, around);
+                } else {
+                    let state = DeviceState::Failed;
+                    self.conclude(now, dev_eui, state, Some(next.reason), evidence);
+                }
             }
             return;
         }
-        self.follow_up(now, number, &late, start);
+        self.follow_up(now, number, &late, next);
     }
 
     /// The task has run for several of the device's intervals.
@@ -309,25 +367,25 @@ impl Campaign {
 
     /// Another session for devices that could not take part in `number`: one that is still being prepared, or a fresh
     /// one.
-    fn follow_up(&mut self, now: Timestamp, number: usize, devices: &[DevEui], start: Timestamp) {
+    fn follow_up(&mut self, now: Timestamp, number: usize, devices: &[DevEui], wanted: Next) {
         let Some(session) = self.sessions.get(number) else {
             return;
         };
+        let kind = kind(&session.record, wanted.frag_algo);
         let prepared = self.sessions.iter().skip(number + 1).find(|s| {
             let first = s.record.phase == SessionPhase::Preparing && s.record.uncoded_sent == 0;
-            first && suits_the_same(&s.record, &session.record)
+            first
+                && s.record.gateways == session.record.gateways
+                && self::kind(&s.record, s.record.block.frag_algo) == kind
         });
         let next = match prepared {
             Some(prepared) => prepared.record.id.number,
-            None => self.add_follow_up(number, start),
+            None => self.add_follow_up(number, &wanted),
         };
         for dev_eui in devices {
             let asked = self.devices.get(dev_eui).is_some_and(|d| d.tries > 0);
-            self.reset_setup(
-                now,
-                *dev_eui,
-                "not set up before its window; waits for the next one",
-            );
+            let why = format!("{}; waits for the next one", wanted.why);
+            self.reset_setup(now, *dev_eui, &why);
             if let Some(device) = self.devices.get_mut(dev_eui) {
                 device.session = Some(next);
                 device.reason = None;
@@ -337,7 +395,7 @@ impl Campaign {
         }
     }
 
-    fn add_follow_up(&mut self, number: usize, start: Timestamp) -> u16 {
+    fn add_follow_up(&mut self, number: usize, wanted: &Next) -> u16 {
         let next = u16::try_from(self.sessions.len()).unwrap_or(u16::MAX);
         let mut record = self.sessions[number].record.clone();
         record.id = SessionId {
@@ -347,9 +405,10 @@ impl Campaign {
         record.phase = SessionPhase::Preparing;
         record.window = SessionWindow {
             number: 0,
-            start,
+            start: wanted.start,
             time_out: record.window.time_out,
         };
+        record.block.frag_algo = wanted.frag_algo;
         (record.uncoded_sent, record.coded_sent, record.coded_target) = (0, 0, 0);
         record.resend = None;
         (record.round, record.roll_calls) = (0, 0);
@@ -466,11 +525,33 @@ impl Campaign {
     }
 }
 
-/// Whether two sessions are for the same devices: on another data rate, or with the other version's code, they could
+/// What devices must have in common to share a session, and the block they share; how long answers are spread does not
+/// matter. `frag_algo` stands for the block's own. On another data rate, or with the other version's code, they could
 /// not follow.
-fn suits_the_same(one: &DistributionSession, other: &DistributionSession) -> bool {
-    let air = |s: &DistributionSession| (s.region, s.class, s.data_rate, s.frequency_hz);
-    let words =
-        |s: &DistributionSession| (s.multicast_version, s.frag_port, s.mc_group_id, s.block);
-    air(one) == air(other) && words(one) == words(other) && one.gateways == other.gateways
+fn kind(
+    session: &DistributionSession,
+    frag_algo: FragAlgo,
+) -> (
+    Region,
+    DeviceClass,
+    u8,
+    u32,
+    PackageVersion,
+    u8,
+    BlockParameters,
+) {
+    let block = BlockParameters {
+        frag_algo,
+        block_ack_delay: 0,
+        ..session.block
+    };
+    (
+        session.region,
+        session.class,
+        session.data_rate,
+        session.frequency_hz,
+        session.multicast_version,
+        session.frag_port,
+        block,
+    )
 }

@@ -35,7 +35,7 @@ macro_rules! proto_enums {
 
 proto_enums! {
     ByteOrder CleanupState DeviceClass DeviceReason DistributionSessionReason
-    DistributionSessionState FCntReset GatewayState ImageContainer LeftoverKind LorawanVersion
+    DistributionSessionState FCntReset FragAlgo GatewayState ImageContainer LeftoverKind LorawanVersion
     MemberState MulticastRootKey PlanProblemReason RebootMode Region StatusInterpretation
     SuccessCriterion TaskDeviceState TaskReason TaskState ThresholdAction Verdict VersionEvidence
     WaveApproval WaveState

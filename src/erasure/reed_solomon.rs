@@ -36,6 +36,11 @@ pub const MAX_DATA_SHARDS: u16 = 128;
 /// Data and parity shards of every block: the non-zero elements of the field.
 pub const SHARDS: u16 = 255;
 
+/// Blocks that `nb_frag` uncoded fragments are dealt to, at least 1: so many coded fragments are one turn.
+pub fn blocks(nb_frag: u16) -> u16 {
+    nb_frag.div_ceil(MAX_DATA_SHARDS).max(1)
+}
+
 /// Where a fragment belongs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shard {
@@ -63,7 +68,7 @@ impl Code {
         if nb_frag == 0 || nb_frag > MAX_N {
             return Err(outside);
         }
-        let blocks = nb_frag.div_ceil(MAX_DATA_SHARDS);
+        let blocks = blocks(nb_frag);
         let mut matrices = BTreeMap::new();
         // The smallest and the largest block; often they are alike.
         for data in [nb_frag / blocks, nb_frag.div_ceil(blocks)] {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{ProfileId, TenantId};
+use super::{FragAlgo, ProfileId, TenantId};
 use crate::lorawan::PackageVersion;
 use crate::lorawan::region::Region;
 use crate::time::Timestamp;
@@ -101,6 +101,9 @@ pub struct DecoderLimits {
     pub max_groups: u8,
     /// Fragmentation sessions the device can hold at once, 1..=4.
     pub max_frag_sessions: u8,
+    /// The devices decode the Reed-Solomon code too ([`FragAlgo::ReedSolomon`]).
+    #[serde(default)]
+    pub reed_solomon: bool,
 }
 
 /// Whose meaning the numbers in `FragSessionStatusAns` have.
@@ -156,6 +159,18 @@ pub struct UplinkField {
     pub length: u8,
     /// Most significant byte first.
     pub big_endian: bool,
+}
+
+impl DeviceProfile {
+    /// The devices may be sent this code. Only status answers by the book tell how far a Reed-Solomon block is.
+    pub fn decodes(&self, frag_algo: FragAlgo) -> bool {
+        match frag_algo {
+            FragAlgo::Ts004 => true,
+            FragAlgo::ReedSolomon => {
+                self.limits.reed_solomon && self.status_interpretation == StatusInterpretation::Spec
+            }
+        }
+    }
 }
 
 impl UplinkField {

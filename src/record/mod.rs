@@ -39,8 +39,8 @@ pub use radio::{
     SessionId, Target, TxOutcome, TxReport, Uplink, UplinkRef,
 };
 pub use session::{
-    BlockParameters, DistributionSession, PollKind, SessionPhase, SessionWindow, StatusRound,
-    WindowNumber, fragments_sent,
+    BlockParameters, DistributionSession, FragAlgo, PollKind, SessionPhase, SessionWindow,
+    StatusRound, WindowNumber, fragments_sent,
 };
 pub use task::{
     FailuresAccepted, Held, RebootMode, StateCounts, SuccessCriterion, Task, TaskCounters, TaskId,

@@ -120,6 +120,9 @@ impl DistributionSession {
 pub struct BlockParameters {
     /// Version of TS004: wire layout and coding matrix.
     pub version: PackageVersion,
+    /// `FragAlgo`: the code of the coded fragments.
+    #[serde(default)]
+    pub frag_algo: FragAlgo,
     /// `FragIndex`, 0..=3.
     pub frag_index: u8,
     /// `NbFrag`, 1..=16383.
@@ -132,6 +135,28 @@ pub struct BlockParameters {
     pub descriptor: [u8; 4],
     /// `BlockAckDelay`, 0..=7.
     pub block_ack_delay: u8,
+}
+
+/// The code that coded fragments are made with.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+pub enum FragAlgo {
+    /// That of TS004, which every device with the package decodes.
+    #[default]
+    Ts004,
+    /// The Reed-Solomon code of `erasure::reed_solomon`, for devices that were built for it.
+    ReedSolomon,
+}
+
+impl FragAlgo {
+    /// `FragAlgo` in `FragSessionSetupReq`, 3 bits (TS004-2.0.0 §3.2; 7 is reserved there and ours).
+    pub fn number(self) -> u8 {
+        match self {
+            Self::Ts004 => 0,
+            Self::ReedSolomon => 7,
+        }
+    }
 }
 
 /// A distribution window.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{MulticastGroupId, Sha256, TenantId, Thresholds, WavePolicy};
+use super::{FragAlgo, MulticastGroupId, Sha256, TenantId, Thresholds, WavePolicy};
 use crate::lorawan::keys::Key128;
 use crate::time::Timestamp;
 
@@ -211,6 +211,9 @@ pub struct TaskOptions {
     pub frag_size: Option<u8>,
     /// Most coded fragments, as a share of `NbFrag` in percent.
     pub max_redundancy_percent: u16,
+    /// The code for devices that claim it; the others get TS004's.
+    #[serde(default)]
+    pub frag_algo: FragAlgo,
     /// Opaque bytes of `FragSessionSetupReq`; `None` = the target version, least significant byte first.
     pub descriptor: Option<[u8; 4]>,
     /// `BlockAckDelay`, 0..=7: answers spread over 2^(n+4) seconds.
@@ -228,6 +231,7 @@ impl Default for TaskOptions {
             frequency_hz: None,
             frag_size: None,
             max_redundancy_percent: 200,
+            frag_algo: FragAlgo::Ts004,
             descriptor: None,
             block_ack_delay: None,
             max_attempts: 16,

@@ -3,6 +3,7 @@
 //! It groups devices into distribution sessions, chooses data rate, block and window, estimates frames, air time and
 //! finish, and names every reason why the task or a device cannot be served. It changes nothing.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use crate::lorawan::identifiers::{DevEui, GatewayEui};
 use crate::lorawan::region::Region;
 use crate::lorawan::{PackageVersion, fragmentation, multicast_setup};
 use crate::record::{
-    BlockParameters, DeviceClass, DeviceReason, FleetDevice, GatewaySettings, Image,
+    BlockParameters, DeviceClass, DeviceReason, FleetDevice, FragAlgo, GatewaySettings, Image,
     MulticastGroup, SessionWindow, SuccessCriterion, Task, VersionSource,
 };
 use crate::time::Timestamp;
@@ -127,7 +128,7 @@ pub enum PlanError {
     },
 }
 
-/// Devices that can share frames: same region, packages and fragment size.
+/// Devices that can share frames: same region, packages, code and fragment size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct SessionKey {
     region: Region,
@@ -137,6 +138,8 @@ struct SessionKey {
     data_rate: u8,
     frequency_hz: u32,
     frag_size: u8,
+    /// Another code comes first: who refuses it goes on in a later session.
+    frag_algo: Reverse<FragAlgo>,
 }
 
 /// Makes the forecast.
@@ -194,7 +197,7 @@ pub fn plan(request: &PlanRequest<'_>) -> Result<Plan, PlanError> {
     }
     let deadline = match request.task.deadline {
         Some(deadline) => deadline,
-        None => finish_at + slack(request) * u32::from(next_wave(&planned)),
+        None => finish_at + slack(request) * u32::from(next_wave(&planned)) + again(&planned),
     };
     if finish_at > deadline {
         let message = format!("expected finish {finish_at} is later");
@@ -212,6 +215,14 @@ pub fn plan(request: &PlanRequest<'_>) -> Result<Plan, PlanError> {
     })
 }
 
+impl Plan {
+    /// Devices served with another code than the one that was asked for, since their profiles do not claim it.
+    pub fn devices_without(&self, asked: FragAlgo) -> usize {
+        let others = self.sessions.iter().filter(|s| s.block.frag_algo != asked);
+        others.map(|s| s.devices.len()).sum()
+    }
+}
+
 impl PlannedSession {
     /// Not every device can be expected to be set up when the window opens, if set-up begins at `prepare_at`. Windows of
     /// later waves wait for it.
@@ -222,7 +233,8 @@ impl PlannedSession {
     /// Its number of fragments is one the code hardly works for. The planner avoids these; a size that was asked for
     /// is kept.
     pub fn has_weak_size(&self) -> bool {
-        BlockSize::of(self.block.nb_frag) == BlockSize::Weak
+        self.block.frag_algo == FragAlgo::Ts004
+            && BlockSize::of(self.block.nb_frag) == BlockSize::Weak
     }
 }
 
@@ -407,6 +419,11 @@ fn place(
         data_rate,
         frequency_hz,
         frag_size: frag_size.min(profile.limits.max_frag_size),
+        frag_algo: Reverse(if profile.decodes(task.options.frag_algo) {
+            task.options.frag_algo
+        } else {
+            FragAlgo::Ts004
+        }),
     }))
 }
 
@@ -461,7 +478,9 @@ fn session(
         .filter_map(|d| d.status.loss_permille)
         .max()
         .unwrap_or(sizing::UNKNOWN_LOSS_PERMILLE);
-    let (low, expected, high) = sizing::frames_until_all(layout.nb_frag, loss, served.len());
+    let Reverse(frag_algo) = key.frag_algo;
+    let (low, expected, high) =
+        sizing::frames_until_all(frag_algo, layout.nb_frag, loss, served.len());
     let bandwidth_hz = key
         .region
         .data_rate(key.data_rate, Direction::Downlink)
@@ -488,6 +507,7 @@ fn session(
         frag_port: key.frag_port,
         block: BlockParameters {
             version: key.fragmentation_version,
+            frag_algo,
             frag_index: 0,
             nb_frag: layout.nb_frag,
             frag_size: layout.frag_size,
@@ -559,6 +579,14 @@ fn setup_time<'a>(devices: impl Iterator<Item = &'a FleetDevice>) -> Duration {
 fn slack(request: &PlanRequest<'_>) -> Duration {
     let intervals = request.devices.iter().map(|d| d.profile.uplink_interval);
     (intervals.max().unwrap_or_default() * 24).max(Duration::from_secs(7200))
+}
+
+/// What a second session takes for devices that refuse the code of the first.
+fn again(sessions: &[PlannedSession]) -> Duration {
+    let refusable = sessions
+        .iter()
+        .filter(|s| s.block.frag_algo != FragAlgo::Ts004);
+    refusable.map(|s| s.distribution).max().unwrap_or_default()
 }
 
 /// From the last fragment to the last verdict.

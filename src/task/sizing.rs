@@ -4,10 +4,11 @@
 
 use std::time::Duration;
 
-use crate::erasure::{BlockLayout, BlockSize, ParameterError};
+use crate::erasure::{BlockLayout, BlockSize, ParameterError, reed_solomon};
 use crate::lorawan::airtime::MAC_OVERHEAD;
 use crate::lorawan::frame::Direction;
 use crate::lorawan::region::Region;
+use crate::record::FragAlgo;
 
 /// Bytes a `DataFragment` adds to its fragment: CID and `Index&N` (TS004-2.0.0 §3.6).
 pub const DATA_FRAGMENT_OVERHEAD: u8 = 3;
@@ -59,13 +60,25 @@ pub fn frame_airtime(region: Region, data_rate: u8, payload: usize) -> Option<Du
 
 /// Coded fragments to send right after the uncoded pass, before anything is asked: what the median device needs, if the
 /// loss is as estimated. The estimate is worse than any answer, and what is sent too much cannot be taken back.
-pub fn first_coded(nb_frag: u16, loss_permille: u16) -> u16 {
+pub fn first_coded(frag_algo: FragAlgo, nb_frag: u16, loss_permille: u16) -> u16 {
     let p = (f64::from(loss_permille) / 1000.0).clamp(0.0, 0.9);
     let lost = (f64::from(nb_frag) * p).round();
     if lost < 1.0 {
         return 0;
     }
-    ceil_u16((lost + MEAN_EXTRA) / (1.0 - p))
+    let extra = match frag_algo {
+        FragAlgo::Ts004 => MEAN_EXTRA,
+        FragAlgo::ReedSolomon => 0.0,
+    };
+    ceil_u16((lost + extra) / (1.0 - p))
+}
+
+/// Coded fragments after which every block has been helped alike: rounds are whole turns.
+pub fn turn(frag_algo: FragAlgo, nb_frag: u16) -> u16 {
+    match frag_algo {
+        FragAlgo::Ts004 => 1,
+        FragAlgo::ReedSolomon => reed_solomon::blocks(nb_frag),
+    }
 }
 
 /// Loss of one downlink, permille, from commands sent and answers heard. Where several gateways hear the uplinks,
@@ -164,10 +177,45 @@ fn normal_cdf(z: f64) -> f64 {
     if z < 0.0 { tail } else { 1.0 - tail }
 }
 
+/// As [`repair_frames`] for the Reed-Solomon code with `blocks` blocks, in whole turns. Any fragment of a block helps
+/// it, but the sender does not know which blocks lack what: every block gets as many as the one that lacks most can be
+/// expected to need. `lacking` is what is missing in the mean, summed over the blocks, less what came in excess: it may
+/// be negative. `lost` is what fell into the blocks at random and made them differ.
+pub fn repair_frames_in_turns(
+    blocks: u16,
+    lacking: i32,
+    lost: u16,
+    loss: f64,
+    deviations: f64,
+) -> u16 {
+    let p = loss.clamp(0.0, 0.95);
+    let (count, lacking) = (f64::from(blocks.max(1)), f64::from(lacking));
+    let lost = f64::from(lost).max(lacking).max(1.0);
+    let worst = lacking / count + largest_of(count) * (lost / count).sqrt();
+    let worst = worst.clamp(1.0, lost).ceil();
+    let spread = (worst * p).sqrt() / (1.0 - p);
+    let turns = ceil_u16(worst / (1.0 - p) + deviations * spread);
+    turns.saturating_mul(blocks.max(1))
+}
+
+/// Standard deviations by which the largest of `n` normal variables exceeds the mean, in the mean. Good to 0.1 up to
+/// 128, the most blocks there are.
+fn largest_of(n: f64) -> f64 {
+    if n < 2.0 {
+        return 0.0;
+    }
+    (2.0 * n.ln()).sqrt() - 0.6
+}
+
 /// Frames until `devices` devices with this loss are all complete: mean, and a low and a high figure about one in ten
-/// runs stays outside of. Normal approximation of the largest of `devices` binomial needs.
-pub fn frames_until_all(nb_frag: u16, loss_permille: u16, devices: usize) -> (u32, u32, u32) {
-    let m = f64::from(nb_frag);
+/// runs stays outside of. Normal approximation of the largest of `devices` binomial needs. With the Reed-Solomon code
+/// every block of every device is one that has to be completed, and all blocks get as many as the last one needs.
+pub fn frames_until_all(
+    frag_algo: FragAlgo,
+    nb_frag: u16,
+    loss_permille: u16,
+    devices: usize,
+) -> (u32, u32, u32) {
     let p = (f64::from(loss_permille) / 1000.0).clamp(0.0, 0.9);
     if p == 0.0 {
         return (
@@ -176,12 +224,18 @@ pub fn frames_until_all(nb_frag: u16, loss_permille: u16, devices: usize) -> (u3
             u32::from(nb_frag) + 2,
         );
     }
-    let n = f64::from(u32::try_from(devices.max(1)).unwrap_or(u32::MAX));
-    let mean = m / (1.0 - p) + MEAN_EXTRA;
+    let (blocks, extra) = match frag_algo {
+        FragAlgo::Ts004 => (1, MEAN_EXTRA),
+        FragAlgo::ReedSolomon => (reed_solomon::blocks(nb_frag), 0.0),
+    };
+    let m = f64::from(nb_frag.div_ceil(blocks));
+    let count = devices.max(1).saturating_mul(usize::from(blocks));
+    let n = f64::from(u32::try_from(count).unwrap_or(u32::MAX));
+    let mean = m / (1.0 - p) + extra;
     let deviation = (m * p).sqrt() / (1.0 - p);
     // Expected maximum of n normal variables, and its quantiles at 5 % and 95 % (Gumbel).
     let location = (2.0 * (n + 1.0).ln()).sqrt();
-    let at = |z: f64| u32::from(ceil_u16((mean + deviation * z).max(m)));
+    let at = |z: f64| u32::from(ceil_u16((mean + deviation * z).max(m))) * u32::from(blocks);
     (at(location - 1.0), at(location), at(location + 1.6))
 }
 
@@ -275,15 +329,53 @@ mod tests {
 
     #[test]
     fn the_median_device_sets_the_first_coded_fragments() {
-        assert_eq!(first_coded(500, 0), 0);
-        assert_eq!(first_coded(20, 10), 0);
-        assert_eq!(first_coded(500, 100), 58);
+        assert_eq!(first_coded(FragAlgo::Ts004, 500, 0), 0);
+        assert_eq!(first_coded(FragAlgo::Ts004, 20, 10), 0);
+        assert_eq!(first_coded(FragAlgo::Ts004, 500, 100), 58);
     }
 
     #[test]
     fn forecast_brackets_the_computed_bound() {
         // Published bound for M = 500, p = 10 %, n = 100: 579 frames.
-        let (low, mean, high) = frames_until_all(500, 100, 100);
+        let (low, mean, high) = frames_until_all(FragAlgo::Ts004, 500, 100, 100);
         assert!(low <= 579 && 579 <= high, "{low} {mean} {high}");
+    }
+
+    /// Against the figures that `docs/coding.md` has from simulated receivers.
+    #[test]
+    fn blocks_are_forecast_as_they_were_measured() {
+        for (nb_frag, permille, measured) in [
+            (100, 100, 111),
+            (200, 300, 293),
+            (500, 100, 571),
+            (1000, 100, 1152),
+            (1000, 300, 1525),
+        ] {
+            let (low, _, high) = frames_until_all(FragAlgo::ReedSolomon, nb_frag, permille, 1);
+            assert!(
+                low <= measured && measured <= high,
+                "{low} {measured} {high}"
+            );
+        }
+    }
+
+    #[test]
+    fn blocks_are_repaired_in_whole_turns() {
+        assert_eq!(turn(FragAlgo::Ts004, 1000), 1);
+        assert_eq!(turn(FragAlgo::ReedSolomon, 1000), 8);
+        // One block: exactly what it lacks.
+        assert_eq!(repair_frames_in_turns(1, 5, 5, 0.0, 1.0), 5);
+        assert_eq!(repair_frames_in_turns(1, 0, 0, 0.0, 1.0), 1);
+        // A single missing fragment is in one of eight blocks.
+        assert_eq!(repair_frames_in_turns(8, 1, 1, 0.0, 0.0), 8);
+        // 100 lost over eight blocks: some block lost about 18 of them.
+        assert_eq!(repair_frames_in_turns(8, 100, 100, 0.0, 0.0), 8 * 18);
+        // By count nothing is missing, but the 100 lost fell unevenly.
+        let by_count = repair_frames_in_turns(8, 0, 100, 0.0, 0.0);
+        assert!((3 * 8..8 * 8).contains(&by_count), "{by_count}");
+        // Many more came since: hardly any block can lack anything.
+        assert_eq!(repair_frames_in_turns(8, -40, 100, 0.0, 0.0), 8);
+        let most = repair_frames_in_turns(128, 65_535, 65_535, 0.9, 1.0);
+        assert_eq!(most, u16::MAX);
     }
 }

@@ -165,6 +165,49 @@ async fn a_bad_profile_is_refused_field_by_field() {
 }
 
 #[tokio::test]
+async fn a_profile_claims_reed_solomon_only_with_status_answers_by_the_book() {
+    let server = Server::start().await;
+    let claims = Some(v1::DecoderLimits {
+        reed_solomon: true,
+        ..Default::default()
+    });
+    let unclear = v1::DeviceProfile {
+        decoder_limits: claims,
+        status_interpretation: v1::StatusInterpretation::Zephyr.into(),
+        ..profile()
+    };
+    assert_eq!(
+        bad_fields(create_profile(&server, unclear).await),
+        ["device_profile.decoder_limits.reed_solomon"]
+    );
+    let created = create_profile(&server, profile()).await.unwrap();
+    assert!(!created.decoder_limits.unwrap().reed_solomon);
+    let update = |change: v1::DeviceProfile, path: &str| {
+        let request = v1::UpdateDeviceProfileRequest {
+            device_profile: Some(v1::DeviceProfile {
+                name: created.name.clone(),
+                ..change
+            }),
+            update_mask: mask(&[path]),
+            request_id: String::new(),
+        };
+        let mut profiles = server.profiles();
+        async move { Ok::<_, Status>(profiles.update_device_profile(request).await?.into_inner()) }
+    };
+    let change = v1::DeviceProfile {
+        decoder_limits: claims,
+        status_interpretation: v1::StatusInterpretation::Lbm.into(),
+        ..Default::default()
+    };
+    let claimed = update(change.clone(), "decoder_limits").await.unwrap();
+    assert!(claimed.decoder_limits.unwrap().reed_solomon);
+    assert_eq!(
+        bad_fields(update(change, "status_interpretation").await),
+        ["device_profile.decoder_limits.reed_solomon"]
+    );
+}
+
+#[tokio::test]
 async fn a_used_profile_keeps_its_region_and_stays() {
     let server = Server::start().await;
     server.fill(1).await;

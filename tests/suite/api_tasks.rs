@@ -9,7 +9,7 @@ use tokio_stream::StreamExt;
 use tonic::{Code, Status, Streaming};
 use tonic_types::StatusExt;
 
-use crate::api_support::{NOW, Server, bad_fields, mask, reason};
+use crate::api_support::{NOW, Server, bad_fields, device, mask, profile, reason};
 
 /// A server with devices, an image and nothing else.
 async fn server(devices: u64) -> (Server, v1::FuotaTask) {
@@ -101,6 +101,7 @@ async fn a_draft_shows_its_defaults() {
     assert_eq!(created.reboot_mode(), v1::RebootMode::WhenReady);
     assert_eq!(created.max_redundancy_percent, Some(100));
     assert_eq!(created.frag_descriptor.as_ref(), [0; 4]);
+    assert_eq!(created.frag_algo(), v1::FragAlgo::Ts004);
     let counts = created.device_counts.unwrap();
     assert_eq!((counts.total, counts.pending, counts.ended), (2, 2, 0));
     assert_eq!(get(&server, &created.name).await.unwrap(), created);
@@ -159,6 +160,7 @@ async fn a_bad_task_is_refused_field_by_field() {
         frequency_hz: 868_100_050,
         frag_size: 240,
         frag_descriptor: vec![1].into(),
+        frag_algo: 9,
         tags: [(String::new(), "b".to_owned())].into(),
         ..Default::default()
     };
@@ -181,6 +183,7 @@ async fn a_bad_task_is_refused_field_by_field() {
             "task.deadline",
             "task.device_class",
             "task.display_name",
+            "task.frag_algo",
             "task.frag_descriptor",
             "task.frag_size",
             "task.frequency_hz",
@@ -356,6 +359,75 @@ async fn members_of_a_draft_come_and_go() {
     };
     let used = server.images().delete_image(delete).await;
     assert_eq!(reason(used, Code::FailedPrecondition), "IMAGE_IN_USE");
+}
+
+#[tokio::test]
+async fn only_devices_that_claim_the_code_are_planned_with_it() {
+    let (server, task) = server(2).await;
+    let claims = v1::DeviceProfile {
+        decoder_limits: Some(v1::DecoderLimits {
+            reed_solomon: true,
+            ..Default::default()
+        }),
+        ..profile()
+    };
+    let request = v1::CreateDeviceProfileRequest {
+        device_profile: Some(claims),
+        device_profile_id: "claims".to_owned(),
+        request_id: String::new(),
+    };
+    server
+        .profiles()
+        .create_device_profile(request)
+        .await
+        .unwrap();
+    let request = v1::CreateDeviceRequest {
+        device: Some(v1::EndDevice {
+            device_profile: "deviceProfiles/claims".to_owned(),
+            ..device(3)
+        }),
+        request_id: String::new(),
+    };
+    server.devices().create_device(request).await.unwrap();
+    create(&server, "a", &task, names([1, 2, 3])).await.unwrap();
+    let plan = || {
+        let request = v1::PlanTaskRequest {
+            name: "tasks/a".to_owned(),
+        };
+        let mut tasks = server.tasks();
+        async move { tasks.plan_task(request).await.unwrap().into_inner() }
+    };
+    let codes = |plan: &v1::Plan| -> Vec<_> {
+        let sessions = plan.sessions.iter();
+        sessions.map(|s| (s.frag_algo(), s.device_count)).collect()
+    };
+    let warned = |plan: &v1::Plan| {
+        let reason = v1::PlanProblemReason::FragAlgoNotClaimed;
+        plan.problems
+            .iter()
+            .any(|p| p.reason() == reason && !p.blocking)
+    };
+    let unasked = plan().await;
+    assert_eq!(codes(&unasked), [(v1::FragAlgo::Ts004, 3)]);
+    assert!(!warned(&unasked));
+
+    let request = v1::UpdateTaskRequest {
+        task: Some(v1::FuotaTask {
+            name: "tasks/a".to_owned(),
+            frag_algo: v1::FragAlgo::ReedSolomon.into(),
+            ..Default::default()
+        }),
+        update_mask: mask(&["frag_algo"]),
+        request_id: String::new(),
+    };
+    let updated = server.tasks().update_task(request).await.unwrap();
+    assert_eq!(updated.into_inner().frag_algo(), v1::FragAlgo::ReedSolomon);
+    let asked = plan().await;
+    assert_eq!(
+        codes(&asked),
+        [(v1::FragAlgo::ReedSolomon, 1), (v1::FragAlgo::Ts004, 2)]
+    );
+    assert!(asked.startable && warned(&asked), "{:?}", asked.problems);
 }
 
 #[tokio::test]
@@ -558,7 +630,7 @@ async fn a_start_fixes_devices_and_names_what_stands_in_its_way() {
 
     let device = v1::EndDevice {
         name: "devices/0000000000000001".to_owned(),
-        ..crate::api_support::device(1)
+        ..device(1)
     };
     let request = v1::UpdateDeviceRequest {
         device: Some(device),

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lorawan_fuota::campaign::AddressSpace;
-use lorawan_fuota::erasure::{CodeVersion, Decoder, Rules};
+use lorawan_fuota::erasure::{CodeVersion, Decoder, Rules, reed_solomon};
 use lorawan_fuota::lorawan::identifiers::{DevEui, GatewayEui};
 use lorawan_fuota::lorawan::keys::{Key128, KeyDerivation, data_block_int_key, data_block_mic};
 use lorawan_fuota::lorawan::region::Region;
@@ -165,7 +165,9 @@ struct Device {
     firmware: u32,
     group: bool,
     window: Option<(i64, i64)>,
-    frag: Option<(Decoder, fragmentation::FragSessionSetupReq)>,
+    frag: Option<(Decoding, fragmentation::FragSessionSetupReq)>,
+    /// It refuses every `FragAlgo` but 0, and says so again after this time.
+    refuses: Option<Duration>,
     image: Option<Vec<u8>>,
     reboot_at: Option<Timestamp>,
     bad_image: bool,
@@ -189,6 +191,7 @@ impl Device {
             group: false,
             window: None,
             frag: None,
+            refuses: None,
             image: None,
             reboot_at: None,
             bad_image: false,
@@ -316,7 +319,7 @@ impl Device {
             if let Some((decoder, setup)) = &mut self.frag {
                 decoder.push(fragment.n, fragment.fragment);
                 if decoder.is_complete() && self.image.is_none() {
-                    self.image = decoder.clone().into_data(setup.padding).ok();
+                    self.image = decoder.clone().into_data(setup.padding);
                 }
             }
             return;
@@ -329,31 +332,31 @@ impl Device {
                     UplinkCommand::PackageVersionAns(version_answer(3, self.version))
                 }
                 DownlinkCommand::FragSessionSetupReq(r) => {
-                    let code = if self.version == PackageVersion::V1 {
-                        CodeVersion::V1
-                    } else {
-                        CodeVersion::V2
-                    };
-                    self.frag = Some((
-                        Decoder::new(code, r.nb_frag, r.frag_size, Rules::Device, r.nb_frag)
-                            .unwrap(),
-                        r,
-                    ));
-                    self.image = None;
-                    UplinkCommand::FragSessionSetupAns(FragSessionSetupAns {
+                    let again = self.refuses.filter(|_| r.frag_algo != 0);
+                    if again.is_none() {
+                        self.frag = Some((Decoding::new(self.version, &r), r));
+                        self.image = None;
+                    }
+                    let answer = UplinkCommand::FragSessionSetupAns(FragSessionSetupAns {
                         frag_index: r.frag_index,
                         session_cnt_replay: false,
                         wrong_descriptor: false,
                         frag_index_unsupported: false,
                         not_enough_memory: false,
-                        frag_algo_unsupported: false,
-                    })
+                        frag_algo_unsupported: again.is_some(),
+                    });
+                    if let Some(after) = again {
+                        let mut twice = vec![];
+                        answer.encode(self.version, &mut twice);
+                        self.answer(now + after, 201, twice);
+                    }
+                    answer
                 }
                 DownlinkCommand::FragSessionStatusReq(r) => {
                     let Some((decoder, setup)) = &self.frag else {
                         continue;
                     };
-                    let missing = decoder.rank_deficit();
+                    let missing = decoder.missing();
                     if !r.participants && missing == 0 {
                         continue;
                     }
@@ -442,6 +445,68 @@ impl Device {
     }
 }
 
+/// A decoder by `FragAlgo`.
+#[derive(Clone)]
+enum Decoding {
+    Ts004(Decoder),
+    ReedSolomon(reed_solomon::Decoder),
+}
+
+impl Decoding {
+    fn new(version: PackageVersion, setup: &fragmentation::FragSessionSetupReq) -> Self {
+        let (nb_frag, size) = (setup.nb_frag, setup.frag_size);
+        if setup.frag_algo == reed_solomon::FRAG_ALGO {
+            let code = Arc::new(reed_solomon::Code::new(nb_frag).unwrap());
+            return Self::ReedSolomon(reed_solomon::Decoder::new(code, size).unwrap());
+        }
+        assert_eq!(setup.frag_algo, 0);
+        let code = match version {
+            PackageVersion::V1 => CodeVersion::V1,
+            PackageVersion::V2 => CodeVersion::V2,
+        };
+        Self::Ts004(Decoder::new(code, nb_frag, size, Rules::Device, nb_frag).unwrap())
+    }
+
+    fn push(&mut self, n: u16, fragment: &[u8]) {
+        match self {
+            Self::Ts004(decoder) => decoder.push(n, fragment),
+            Self::ReedSolomon(decoder) => decoder.push(n, fragment),
+        };
+    }
+
+    fn is_complete(&self) -> bool {
+        self.missing() == 0
+    }
+
+    fn missing(&self) -> u16 {
+        match self {
+            Self::Ts004(decoder) => decoder.rank_deficit(),
+            Self::ReedSolomon(decoder) => decoder.missing(),
+        }
+    }
+
+    fn missing_uncoded(&self) -> u16 {
+        match self {
+            Self::Ts004(decoder) => decoder.missing_uncoded(),
+            Self::ReedSolomon(decoder) => decoder.missing_uncoded(),
+        }
+    }
+
+    fn received(&self) -> u16 {
+        match self {
+            Self::Ts004(decoder) => decoder.received(),
+            Self::ReedSolomon(decoder) => decoder.received(),
+        }
+    }
+
+    fn into_data(self, padding: u8) -> Option<Vec<u8>> {
+        match self {
+            Self::Ts004(decoder) => decoder.into_data(padding).ok(),
+            Self::ReedSolomon(decoder) => decoder.into_data(padding).ok(),
+        }
+    }
+}
+
 fn version_answer(
     package_identifier: u8,
     version: PackageVersion,
@@ -465,6 +530,8 @@ struct Bench {
     devices_by_themselves: Vec<DevEui>,
     /// Added to tasks.
     groups: Vec<MulticastGroup>,
+    /// Asked for by tasks.
+    frag_algo: FragAlgo,
 }
 
 impl Bench {
@@ -501,6 +568,7 @@ impl Bench {
             steps: 0,
             devices_by_themselves: vec![],
             groups: vec![],
+            frag_algo: FragAlgo::Ts004,
         };
         let gateway = GatewaySettings {
             eui: GATEWAY,
@@ -575,6 +643,7 @@ impl Bench {
             deadline: None,
             options: TaskOptions {
                 data_rate: Some(5),
+                frag_algo: self.frag_algo,
                 ..TaskOptions::default()
             },
             state: TaskState::Draft,
@@ -692,6 +761,7 @@ fn profile(version: PackageVersion, uplink_interval: Duration) -> DeviceProfile 
             max_lost: None,
             max_groups: 4,
             max_frag_sessions: 1,
+            reed_solomon: false,
         },
         status_interpretation: StatusInterpretation::Spec,
         uplink_interval,
@@ -735,6 +805,91 @@ fn fleet(count: u64, version: PackageVersion, loss: f64) -> Vec<Device> {
     (1..=count)
         .map(|id| Device::new(id, version, loss))
         .collect()
+}
+
+/// A task that asks for the Reed-Solomon code, of devices that claim it.
+fn reed_solomon(devices: Vec<Device>, version: PackageVersion) -> Bench {
+    let mut bench = Bench::new(devices, version);
+    let mut claims = profile(version, second(60));
+    claims.limits.reed_solomon = true;
+    bench.step(vec![Command::PutDeviceProfile(claims)]);
+    bench.frag_algo = FragAlgo::ReedSolomon;
+    bench
+}
+
+#[test]
+fn all_blocks_of_reed_solomon_are_helped_alike_though_frames_are_refused() {
+    for version in [PackageVersion::V1, PackageVersion::V2] {
+        let mut bench = reed_solomon(fleet(5, version, 0.2), version);
+        bench.engine.network_mut().refuse = (40..2000).step_by(7).collect();
+        let id = bench.start_task(60_000, SuccessCriterion::Running);
+        bench.run(&id);
+        assert_eq!(bench.states(), BTreeMap::from([(DeviceState::Running, 5)]));
+        let session = bench.sessions.values().next().unwrap();
+        let block = session.block;
+        assert_eq!(block.frag_algo, FragAlgo::ReedSolomon);
+        assert_eq!(block.nb_frag.div_ceil(128), 3, "three blocks");
+        let on_air = &bench.engine.network().fragments;
+        let coded: Vec<u16> = on_air
+            .iter()
+            .copied()
+            .filter(|n| *n > block.nb_frag)
+            .collect();
+        let in_order = (block.nb_frag + 1..).take(coded.len());
+        assert!(coded.iter().copied().eq(in_order), "{coded:?}");
+        assert_eq!(coded.len() % 3, 0, "whole turns: {coded:?}");
+    }
+}
+
+#[test]
+fn a_refusal_of_the_code_that_comes_twice_does_not_count_against_the_other_one() {
+    let mut devices = fleet(3, PackageVersion::V2, 0.0);
+    for device in &mut devices {
+        device.refuses = Some(second(20));
+    }
+    let mut bench = reed_solomon(devices, PackageVersion::V2);
+    let id = bench.start_task(4096, SuccessCriterion::Running);
+    let task = bench.run(&id);
+    assert_eq!(
+        bench.states(),
+        BTreeMap::from([(DeviceState::Running, 3)]),
+        "{:#?}",
+        bench.devices
+    );
+    let codes: Vec<FragAlgo> = bench.sessions.values().map(|s| s.block.frag_algo).collect();
+    assert_eq!(codes, [FragAlgo::ReedSolomon, FragAlgo::Ts004]);
+    assert_eq!(
+        task.counters.uncoded_frames, 18,
+        "the first one sent nothing"
+    );
+}
+
+#[test]
+fn who_refuses_the_code_joins_those_who_do_not_claim_it() {
+    let mut devices = fleet(4, PackageVersion::V2, 0.0);
+    for device in &mut devices {
+        device.refuses = Some(second(2));
+    }
+    let mut bench = reed_solomon(devices, PackageVersion::V2);
+    let plain = DeviceProfile {
+        id: "plain".to_owned(),
+        ..profile(PackageVersion::V2, second(60))
+    };
+    let mut unclaimed = [new_device(DevEui(1)), new_device(DevEui(3))];
+    for device in &mut unclaimed {
+        device.settings.profile = plain.id.clone();
+    }
+    let replies = bench.step(vec![
+        Command::PutDeviceProfile(plain),
+        Command::PutDevices(unclaimed.to_vec()),
+    ]);
+    assert!(replies.iter().all(Result::is_ok), "{replies:?}");
+    let id = bench.start_task(4096, SuccessCriterion::Running);
+    let task = bench.run(&id);
+    assert_eq!(bench.states(), BTreeMap::from([(DeviceState::Running, 4)]));
+    let codes: Vec<FragAlgo> = bench.sessions.values().map(|s| s.block.frag_algo).collect();
+    assert_eq!(codes, [FragAlgo::ReedSolomon, FragAlgo::Ts004]);
+    assert_eq!(task.counters.uncoded_frames, 18, "all by one session");
 }
 
 #[test]

@@ -243,6 +243,8 @@ async fn create_start_and_watch_in_one_command() {
         "+2h",
         "--criterion",
         "verified",
+        "--frag-algo",
+        "reed-solomon",
         "--start",
         "--watch",
         "--request-id",
@@ -262,6 +264,7 @@ async fn create_start_and_watch_in_one_command() {
     let task = request.task.as_ref().unwrap();
     assert_eq!(task.images, [format!("images/{SHA}")]);
     assert_eq!(task.success_criterion(), v1::SuccessCriterion::Verified);
+    assert_eq!(task.frag_algo(), v1::FragAlgo::ReedSolomon);
     assert!(task.deadline.is_some() && task.window_start.is_none());
     let start = &seen.starts[0];
     assert_eq!(
@@ -365,6 +368,25 @@ async fn an_update_names_what_it_changes() {
     assert_eq!(seen.masks, [["display_name", "tags", "model"]]);
     assert_eq!(seen.devices[0].tags.len(), 2);
     assert!(seen.devices[0].keys.is_none() && seen.devices[0].activation.is_none());
+}
+
+#[tokio::test]
+async fn a_profile_claims_the_code_and_keeps_its_other_limits() {
+    let server = Server::start().await;
+    let args = ["--json", "profile", "update", "p", "--reed-solomon"];
+    let run = server.run(&args).await;
+    assert_eq!(run.status, 0, "{run:?}");
+    let shown: Value = serde_json::from_str(&run.out).unwrap();
+    assert_eq!(shown["decoder_limits"]["reed_solomon"], true);
+    let run = server
+        .run(&["profile", "update", "p", "--reed-solomon=false"])
+        .await;
+    assert_eq!(run.status, 0, "{run:?}");
+    let seen = server.fake.seen();
+    assert_eq!(seen.masks, [["decoder_limits"], ["decoder_limits"]]);
+    let limits = seen.profiles.iter().map(|p| p.decoder_limits.unwrap());
+    let limits: Vec<_> = limits.map(|l| (l.reed_solomon, l.max_nb_frag)).collect();
+    assert_eq!(limits, [(true, 500), (false, 500)]);
 }
 
 #[tokio::test]

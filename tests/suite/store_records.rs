@@ -74,6 +74,7 @@ pub(crate) fn profile(tenant: &TenantId, id: &str) -> DeviceProfile {
             max_lost: Some(800),
             max_groups: 4,
             max_frag_sessions: 3,
+            reed_solomon: true,
         },
         status_interpretation: StatusInterpretation::LoraBasicsModem,
         uplink_interval: Duration::new(3600, 123_456_789),
@@ -319,6 +320,7 @@ pub(crate) fn task(tenant: &TenantId, id: &str, state: TaskState) -> Task {
             frequency_hz: Some(869_525_000),
             frag_size: Some(200),
             max_redundancy_percent: 150,
+            frag_algo: FragAlgo::ReedSolomon,
             descriptor: Some([1, 2, 3, 4]),
             block_ack_delay: Some(7),
             max_attempts: 3,
@@ -441,6 +443,7 @@ pub(crate) fn distribution(task: &str, number: u16) -> DistributionSession {
         frag_port: 201,
         block: BlockParameters {
             version: PackageVersion::V2,
+            frag_algo: FragAlgo::ReedSolomon,
             frag_index: 1,
             nb_frag: 100,
             frag_size: 200,

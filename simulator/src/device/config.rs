@@ -106,6 +106,8 @@ pub struct FragmentationLimits {
     pub mc_group_count: u8,
     /// The only `Descriptor` it takes, if it looks at it.
     pub descriptor: Option<[u8; 4]>,
+    /// It decodes the Reed-Solomon code (`FragAlgo` 7) beside that of TS004.
+    pub reed_solomon: bool,
 }
 
 /// A device's radio habits.
@@ -261,6 +263,7 @@ impl Default for FragmentationLimits {
             frag_index_count: 4,
             mc_group_count: 4,
             descriptor: None,
+            reed_solomon: false,
         }
     }
 }

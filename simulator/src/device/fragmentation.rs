@@ -1,6 +1,6 @@
 //! TS004 on the device: sessions, fragments, status answers, and the data block at the end.
 
-use lorawan_fuota::erasure::{BlockLayout, CodeVersion, Decoder, Ignored, Progress, Rules};
+use lorawan_fuota::erasure::{BlockLayout, Ignored, Progress};
 use lorawan_fuota::lorawan::PackageVersion;
 use lorawan_fuota::lorawan::fragmentation::{
     DEFAULT_F_PORT, DataFragment, DownlinkCommand, FragDataBlockReceivedReq, FragSessionDeleteAns,
@@ -10,6 +10,7 @@ use lorawan_fuota::lorawan::fragmentation::{
 use lorawan_fuota::lorawan::keys::{data_block_int_key, data_block_mic};
 use lorawan_fuota::time::Timestamp;
 
+use super::decoding::{self, Decoding};
 use super::environment::Environment;
 use super::outbox::{Content, Entry, Tag};
 use super::reading::read_commands;
@@ -70,7 +71,7 @@ struct Session {
 
 #[derive(Clone, Debug)]
 enum Block {
-    Open(Box<Decoder>),
+    Open(Box<Decoding>),
     Complete,
     /// Another session took the decoder.
     Lost,
@@ -238,15 +239,9 @@ impl Fragmentation {
             not_enough_memory: layout.is_err()
                 || request.nb_frag > limits.nb_frag_max
                 || request.frag_size > limits.frag_size_max,
-            frag_algo_unsupported: request.frag_algo != 0,
+            frag_algo_unsupported: !decoding::knows(limits, request.frag_algo),
         };
-        let decoder = Decoder::new(
-            code_version(version),
-            request.nb_frag,
-            request.frag_size,
-            Rules::Device,
-            limits.lost_max,
-        );
+        let decoder = Decoding::new(version, &request, limits);
         if answer.is_accepted()
             && let Ok(decoder) = decoder
         {
@@ -256,10 +251,11 @@ impl Fragmentation {
             withdraw(request.frag_index, environment);
         }
         environment.note(format_args!(
-            "fragmentation session {} of {} x {} bytes: {}",
+            "fragmentation session {} of {} x {} bytes, FragAlgo {}: {}",
             request.frag_index,
             request.nb_frag,
             request.frag_size,
+            request.frag_algo,
             if answer.is_accepted() {
                 "accepted"
             } else {
@@ -382,7 +378,7 @@ impl Fragmentation {
 }
 
 impl Session {
-    fn new(setup: FragSessionSetupReq, decoder: Decoder, last_n: u16) -> Self {
+    fn new(setup: FragSessionSetupReq, decoder: Decoding, last_n: u16) -> Self {
         Self {
             setup,
             block: Block::Open(Box::new(decoder)),
@@ -404,7 +400,7 @@ impl Session {
             nb_frag: self.setup.nb_frag,
             received: self.received,
             missing: match &self.block {
-                Block::Open(decoder) => decoder.rank_deficit(),
+                Block::Open(decoder) => decoder.missing(),
                 Block::Complete => 0,
                 Block::Lost => self.setup.nb_frag,
             },
@@ -415,7 +411,7 @@ impl Session {
 
     fn counts(&self) -> Counts {
         let (missing_uncoded, missing_independent) = match &self.block {
-            Block::Open(decoder) => (decoder.missing_uncoded(), decoder.rank_deficit()),
+            Block::Open(decoder) => (decoder.missing_uncoded(), decoder.missing()),
             Block::Complete => (self.lost, 0),
             Block::Lost => (self.setup.nb_frag, self.setup.nb_frag),
         };
@@ -450,7 +446,7 @@ impl Session {
             return None;
         };
         self.lost = decoder.missing_uncoded();
-        let data = decoder.into_data(self.setup.padding).ok()?;
+        let data = decoder.into_data(self.setup.padding)?;
         if version == PackageVersion::V2 {
             let key = data_block_int_key(&environment.config.gen_app_key);
             let setup = &self.setup;
@@ -508,11 +504,4 @@ fn answer_with(version: PackageVersion, answer: UplinkCommand, environment: &mut
 fn withdraw(frag_index: u8, environment: &mut Environment<'_>) {
     environment.outbox.withdraw(Tag::FragStatus(frag_index));
     environment.outbox.withdraw(Tag::BlockReceived(frag_index));
-}
-
-fn code_version(version: PackageVersion) -> CodeVersion {
-    match version {
-        PackageVersion::V1 => CodeVersion::V1,
-        PackageVersion::V2 => CodeVersion::V2,
-    }
 }

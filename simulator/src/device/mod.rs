@@ -7,6 +7,7 @@
 mod clock;
 mod clock_sync;
 mod config;
+mod decoding;
 #[cfg(test)]
 mod dialogues;
 mod environment;

@@ -86,6 +86,7 @@ pub(super) fn profile_json(profile: &v1::DeviceProfile) -> Value {
             "max_lost_fragments": limits.max_lost_fragments,
             "max_multicast_groups": limits.max_multicast_groups,
             "max_frag_sessions": limits.max_frag_sessions,
+            "reed_solomon": limits.reed_solomon,
         })),
         "status_interpretation": word_json::<v1::StatusInterpretation>(profile.status_interpretation),
         "uplink_interval": duration_json(profile.uplink_interval.as_ref()),
@@ -147,6 +148,10 @@ pub(super) fn profile_text(profile: &v1::DeviceProfile) -> String {
             nonzero(limits.max_multicast_groups),
         ),
         ("frag sessions at once", nonzero(limits.max_frag_sessions)),
+        (
+            "decodes Reed-Solomon",
+            String::from(if limits.reed_solomon { "yes" } else { "" }),
+        ),
         (
             "status answers",
             word::<v1::StatusInterpretation>(profile.status_interpretation),

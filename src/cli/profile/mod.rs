@@ -113,6 +113,10 @@ pub struct ProfileSettings {
     #[arg(long, value_name = "N", help_heading = "Decoder limits")]
     max_frag_sessions: Option<u32>,
 
+    /// They decode the Reed-Solomon code of this project too (--reed-solomon=false takes it back)
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true, action = ArgAction::Set, help_heading = "Decoder limits")]
+    reed_solomon: Option<bool>,
+
     /// The stack whose meaning its status answers have [default: SPEC]
     #[arg(long, value_parser = enum_parser::<v1::StatusInterpretation>())]
     status_interpretation: Option<v1::StatusInterpretation>,
@@ -221,6 +225,11 @@ impl ProfileSettings {
             "decoder_limits",
             &mut limits.max_frag_sessions,
             self.max_frag_sessions,
+        );
+        mask.put(
+            "decoder_limits",
+            &mut limits.reed_solomon,
+            self.reed_solomon,
         );
 
         let reboot = profile.after_reboot.get_or_insert_default();

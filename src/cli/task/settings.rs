@@ -64,6 +64,10 @@ pub(super) struct TaskSettings {
     #[arg(long, value_name = "HEX", help_heading = RADIO)]
     frag_descriptor: Option<String>,
 
+    /// The code for lost fragments, where the profiles of devices claim it [default: TS004]
+    #[arg(long, value_parser = enum_parser::<v1::FragAlgo>(), help_heading = RADIO)]
+    frag_algo: Option<v1::FragAlgo>,
+
     #[command(flatten)]
     policies: PolicyArgs,
 
@@ -119,6 +123,7 @@ impl TaskSettings {
         mask.put("frag_size", &mut task.frag_size, self.frag_size);
         mask.put("frag_descriptor", &mut task.frag_descriptor, descriptor);
         self.policies.apply(task, mask);
+        mask.put("frag_algo", &mut task.frag_algo, self.frag_algo);
         self.tags.apply(mask, &mut task.tags);
         Ok(())
     }

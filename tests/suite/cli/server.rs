@@ -19,6 +19,7 @@ type BoxStream<T> = std::pin::Pin<Box<dyn Stream<Item = Result<T, Status>> + Sen
 pub(super) struct Seen {
     pub(super) devices: Vec<v1::EndDevice>,
     pub(super) masks: Vec<Vec<String>>,
+    pub(super) profiles: Vec<v1::DeviceProfile>,
     pub(super) uploads: Vec<(v1::ImageMetadata, Vec<u8>)>,
     pub(super) tasks: Vec<v1::CreateTaskRequest>,
     pub(super) starts: Vec<v1::StartTaskRequest>,
@@ -173,6 +174,29 @@ service! {
         }
     }
     delete_device(v1::DeleteDeviceRequest) -> ();
+}
+
+service! {
+    device_profile_service_server::DeviceProfileService {
+        async fn get_device_profile(&self, request: Request<v1::GetDeviceProfileRequest>) -> Result<Response<v1::DeviceProfile>, Status> {
+            Ok(Response::new(v1::DeviceProfile {
+                name: request.into_inner().name,
+                decoder_limits: Some(v1::DecoderLimits { max_nb_frag: 500, ..Default::default() }),
+                ..Default::default()
+            }))
+        }
+
+        async fn update_device_profile(&self, request: Request<v1::UpdateDeviceProfileRequest>) -> Result<Response<v1::DeviceProfile>, Status> {
+            let request = request.into_inner();
+            let asked = request.device_profile.unwrap();
+            self.seen().masks.push(request.update_mask.unwrap().paths);
+            self.seen().profiles.push(asked.clone());
+            Ok(Response::new(asked))
+        }
+    }
+    create_device_profile(v1::CreateDeviceProfileRequest) -> v1::DeviceProfile;
+    list_device_profiles(v1::ListDeviceProfilesRequest) -> v1::ListDeviceProfilesResponse;
+    delete_device_profile(v1::DeleteDeviceProfileRequest) -> ();
 }
 
 service! {
@@ -362,6 +386,9 @@ impl Server {
             .add_service(v1::device_service_server::DeviceServiceServer::new(
                 fake.clone(),
             ))
+            .add_service(
+                v1::device_profile_service_server::DeviceProfileServiceServer::new(fake.clone()),
+            )
             .add_service(v1::image_service_server::ImageServiceServer::new(
                 fake.clone(),
             ))
