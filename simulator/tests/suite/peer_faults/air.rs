@@ -71,7 +71,7 @@ fn scenario_03_twenty_devices_at_once() {
 #[test]
 fn scenario_07_much_loss_at_one_device() {
     for seed in 1..=10 {
-        let mut play = Play::start(&peer_with(|fleet| fleet.seed = seed));
+        let play = Play::start(&peer_with(|fleet| fleet.seed = seed));
         play.set_loss(1, 0.3, 0.3);
         let (play, outcome) = play.end();
         all_updated(&outcome);
