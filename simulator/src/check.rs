@@ -17,15 +17,15 @@ use lorawan_fuota::record::{
     AfterReboot, DecoderLimits, DeviceKeys, DeviceProfile, DeviceSettings, FCntReset,
     GatewaySettings, Image, ImageContainer, JoinState, LorawanVersion, MulticastKeys, Package,
     Packages, RebootMode, Sha256, StatusInterpretation, SuccessCriterion, Task, TaskCounters,
-    TaskDevice, TaskId, TaskOptions, TaskState, TenantId, VersionSource,
+    TaskDevice, TaskId, TaskOptions, TaskState, TenantId, UplinkField, VersionSource,
 };
 use lorawan_fuota::runtime::{Command, NewDevice};
 use lorawan_fuota::time::Timestamp;
 
 use crate::channel::{Channel, ChannelConfig};
 use crate::checkers::{Event, Violation};
-use crate::device::{Activation, DeviceConfig, EndDevice, StatusStyle};
-use crate::fleet::{Fleet, FleetOptions, NEW_VERSION};
+use crate::device::{Activation, DeviceConfig, EndDevice, StackProfile};
+use crate::fleet::{Fleet, FleetOptions, NEW_VERSION, Stacks};
 use crate::gateway::{Gateway, GatewayConfig};
 use crate::lab::Lab;
 use crate::random::Random;
@@ -37,8 +37,6 @@ use crate::world::{Faults, World};
 pub struct CheckOptions {
     /// The fleet.
     pub fleet: FleetOptions,
-    /// The devices answer as LoRa Basics Modem does.
-    pub basics_modem: bool,
     /// Bytes of firmware in the image.
     pub image_bytes: usize,
     /// Each device is in reach of one gateway only; of all if not.
@@ -71,15 +69,20 @@ pub struct Outcome {
 }
 
 const TASK: &str = "check";
-const PROFILE: &str = "check";
+/// Where the simulated devices tell their version.
+const VERSION_FIELD: UplinkField = UplinkField {
+    f_port: 2,
+    offset: 0,
+    length: 4,
+    big_endian: true,
+};
 
 impl Default for CheckOptions {
     /// A quiet world: the default fleet with a small image, and nothing goes wrong but what the air loses.
     fn default() -> Self {
         Self {
             fleet: FleetOptions::default(),
-            basics_modem: false,
-            image_bytes: 4000,
+            image_bytes: 4096,
             spread: false,
             window_after: None,
             faults: Faults::default(),
@@ -93,12 +96,7 @@ impl CheckOptions {
     pub fn plain(fleet: FleetOptions) -> Self {
         Self {
             fleet,
-            basics_modem: false,
-            image_bytes: 4096,
-            spread: false,
-            window_after: None,
-            faults: Faults::default(),
-            air_share_permille: 1000,
+            ..Self::default()
         }
     }
 
@@ -106,7 +104,7 @@ impl CheckOptions {
     pub fn of_seed(seed: u64) -> Self {
         let mut random = Random::of(seed, 0xc4ec);
         let us915 = random.chance(0.4);
-        let v2 = random.chance(0.5);
+        let stacks = stacks(&mut random);
         let rare = |random: &mut Random, most: f64| {
             if random.chance(0.5) {
                 0.0
@@ -122,11 +120,7 @@ impl CheckOptions {
             region: if us915 { Region::Us915 } else { Region::Eu868 },
             data_rate: if us915 { 13 } else { 5 },
             uplink_interval: Duration::from_secs(20 + random.below(100)),
-            packages: if v2 {
-                PackageVersion::V2
-            } else {
-                PackageVersion::V1
-            },
+            stacks,
         };
         let faults = Faults {
             commit_fails: rare(&mut random, 0.02),
@@ -140,7 +134,6 @@ impl CheckOptions {
         let image_bytes = 500 + usize::try_from(random.below(8000)).unwrap_or(0);
         Self {
             fleet,
-            basics_modem: random.chance(0.25),
             image_bytes,
             // Less than setting up takes, so that many are late.
             window_after: random
@@ -177,6 +170,20 @@ impl CheckOptions {
     }
 }
 
+/// Each stack as often as the other, and as often a mix; devices by the book twice as often.
+fn stacks(random: &mut Random) -> Stacks {
+    let all = StackProfile::ALL;
+    match random.index(all.len() + 3) {
+        number if number < all.len() => Stacks::One(all[number]),
+        number if number == all.len() => Stacks::Mix,
+        number => Stacks::One(if number.is_multiple_of(2) {
+            StackProfile::SpecV1
+        } else {
+            StackProfile::SpecV2
+        }),
+    }
+}
+
 /// Runs one world to the end of its task.
 ///
 /// # Panics
@@ -195,12 +202,8 @@ pub fn run_logged(options: &CheckOptions) -> Outcome {
 
 pub(crate) fn lab(options: &CheckOptions, fleet: &Fleet, start: Timestamp) -> Lab {
     let seed = options.fleet.seed;
-    let devices = fleet.devices.iter().cloned().map(|mut config| {
-        if options.basics_modem {
-            config.status_style = StatusStyle::LoraBasicsModem;
-        }
-        EndDevice::new(config, seed, start)
-    });
+    let devices = fleet.devices.iter().cloned();
+    let devices = devices.map(|config| EndDevice::new(config, seed, start));
     let gateways = fleet
         .gateways
         .iter()
@@ -227,7 +230,10 @@ pub(crate) fn lab(options: &CheckOptions, fleet: &Fleet, start: Timestamp) -> La
 }
 
 pub(crate) fn enter(world: &mut World, options: &CheckOptions, fleet: &Fleet, start: Timestamp) {
-    let mut commands = vec![Command::PutDeviceProfile(profile(options))];
+    let profiles = fleet.distinct_stacks().into_iter();
+    let mut commands: Vec<Command> = profiles
+        .map(|stack| Command::PutDeviceProfile(profile(options, stack)))
+        .collect();
     commands.extend(fleet.gateways.iter().map(|eui| {
         Command::PutGateway(GatewaySettings {
             eui: *eui,
@@ -247,7 +253,12 @@ pub(crate) fn enter(world: &mut World, options: &CheckOptions, fleet: &Fleet, st
         })
     }));
     commands.push(Command::PutDevices(
-        fleet.devices.iter().map(|d| new_device(d, start)).collect(),
+        fleet
+            .devices
+            .iter()
+            .zip(&fleet.stacks)
+            .map(|(device, stack)| new_device(device, *stack, start))
+            .collect(),
     ));
     for command in commands {
         world
@@ -256,12 +267,16 @@ pub(crate) fn enter(world: &mut World, options: &CheckOptions, fleet: &Fleet, st
     }
 }
 
-fn profile(options: &CheckOptions) -> DeviceProfile {
-    let package = |version, f_port| Some(Package { version, f_port });
-    let version = options.fleet.packages;
+/// What an operator would enter for a stack.
+fn profile(options: &CheckOptions, stack: StackProfile) -> DeviceProfile {
+    let package = |version: Option<PackageVersion>, f_port| {
+        version.map(|version| Package { version, f_port })
+    };
+    let packages = stack.packages();
+    let managed = packages.firmware_management.then_some(PackageVersion::V1);
     DeviceProfile {
         tenant: TenantId::default(),
-        id: PROFILE.to_owned(),
+        id: stack.name().to_owned(),
         display_name: String::new(),
         lorawan_version: LorawanVersion::V1_0_4,
         region: options.fleet.region,
@@ -269,10 +284,10 @@ fn profile(options: &CheckOptions) -> DeviceProfile {
         supports_class_c: true,
         always_class_c: false,
         packages: Packages {
-            clock_sync: package(version, clock_sync::DEFAULT_F_PORT),
-            multicast_setup: package(version, multicast_setup::DEFAULT_F_PORT),
-            fragmentation: package(version, fragmentation::DEFAULT_F_PORT),
-            firmware_management: package(PackageVersion::V1, firmware_management::DEFAULT_F_PORT),
+            clock_sync: package(packages.clock_sync, clock_sync::DEFAULT_F_PORT),
+            multicast_setup: package(packages.multicast_setup, multicast_setup::DEFAULT_F_PORT),
+            fragmentation: package(packages.fragmentation, fragmentation::DEFAULT_F_PORT),
+            firmware_management: package(managed, firmware_management::DEFAULT_F_PORT),
         },
         limits: DecoderLimits {
             max_nb_frag: 16_383,
@@ -281,10 +296,13 @@ fn profile(options: &CheckOptions) -> DeviceProfile {
             max_groups: 4,
             max_frag_sessions: 4,
         },
-        status_interpretation: if options.basics_modem {
-            StatusInterpretation::LoraBasicsModem
-        } else {
-            StatusInterpretation::Spec
+        status_interpretation: match stack {
+            StackProfile::SpecV1 | StackProfile::SpecV2 => StatusInterpretation::Spec,
+            StackProfile::LoramacNode => StatusInterpretation::LoramacNode,
+            StackProfile::BasicsModemV1 | StackProfile::BasicsModemV2 => {
+                StatusInterpretation::LoraBasicsModem
+            }
+            StackProfile::Zephyr => StatusInterpretation::Zephyr,
         },
         uplink_interval: options.fleet.uplink_interval,
         after_reboot: AfterReboot {
@@ -292,13 +310,17 @@ fn profile(options: &CheckOptions) -> DeviceProfile {
             f_cnt_reset: FCntReset::Refuse,
             loses_groups: true,
         },
-        version_source: VersionSource::FirmwareManagement,
+        version_source: if managed.is_some() {
+            VersionSource::FirmwareManagement
+        } else {
+            VersionSource::UplinkField(VERSION_FIELD)
+        },
         created_at: Timestamp::default(),
         updated_at: Timestamp::default(),
     }
 }
 
-fn new_device(device: &DeviceConfig, start: Timestamp) -> NewDevice {
+fn new_device(device: &DeviceConfig, stack: StackProfile, start: Timestamp) -> NewDevice {
     let join = match &device.activation {
         Activation::Otaa {
             join_eui, app_key, ..
@@ -319,7 +341,7 @@ fn new_device(device: &DeviceConfig, start: Timestamp) -> NewDevice {
         settings: DeviceSettings {
             tenant: TenantId::default(),
             dev_eui: device.dev_eui,
-            profile: PROFILE.to_owned(),
+            profile: stack.name().to_owned(),
             display_name: String::new(),
             model: String::new(),
             tags: BTreeMap::new(),

@@ -19,8 +19,8 @@ use tokio::sync::watch;
 
 use crate::bound;
 use crate::channel::{Channel, ChannelConfig};
-use crate::device::EndDevice;
-use crate::fleet::{Fleet, FleetOptions, NEW_VERSION, OLD_VERSION};
+use crate::device::{EndDevice, StackProfile};
+use crate::fleet::{Fleet, FleetOptions, NEW_VERSION, OLD_VERSION, Stacks};
 use crate::gateway::{Gateway, GatewayConfig};
 use crate::lab::Lab;
 use crate::operator::{Operator, Progress};
@@ -42,6 +42,9 @@ pub struct DemoArgs {
     /// Where all randomness of the radio comes from.
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
+    /// The stack of the devices, or "mix" for all known ones in turn.
+    #[arg(long, default_value = "spec-v2", value_parser = Stacks::from_name)]
+    pub stack: Stacks,
     /// Print a summary as one JSON object on the last line.
     #[arg(long)]
     pub json: bool,
@@ -105,6 +108,7 @@ async fn show(args: &DemoArgs) -> Result<Shown> {
         devices: args.devices,
         gateways: args.gateways,
         loss: f64::from(args.loss) / 100.0,
+        stacks: args.stack,
         ..FleetOptions::default()
     });
     let mut server = Server::start(&binary, &data).await?;
@@ -166,6 +170,10 @@ async fn show(args: &DemoArgs) -> Result<Shown> {
     Ok(shown)
 }
 
+fn profile_id(stack: StackProfile) -> String {
+    format!("demo-{}", stack.name())
+}
+
 /// Enters fleet and image; returns the devices' names and the task to run.
 async fn enter(
     operator: &Operator,
@@ -173,12 +181,14 @@ async fn enter(
     image: &[u8],
 ) -> Result<(Vec<String>, FuotaTask)> {
     operator.create_gateways(&fleet.gateway_records()).await?;
-    let profile = operator
-        .create_profile("demo", &fleet.profile_record())
-        .await?;
-    let devices = operator
-        .create_devices(fleet.device_records(&profile))
-        .await?;
+    let mut records = Vec::new();
+    for stack in fleet.distinct_stacks() {
+        let profile = operator
+            .create_profile(&profile_id(stack), &fleet.profile_record(stack))
+            .await?;
+        records.extend(fleet.device_records(stack, &profile));
+    }
+    let devices = operator.create_devices(records).await?;
     let uploaded = operator.upload(&fleet.image_metadata(), image).await?;
     say(&format!(
         "image     {} bytes, signed, version {} -> {}",

@@ -12,7 +12,7 @@ use lorawan_fuota::lorawan::keys::Key128;
 use lorawan_fuota::lorawan::region::Region;
 use lorawan_fuota::proto::v1;
 
-use crate::device::{Activation, Class, DeviceConfig, ImageCheck, Packages};
+use crate::device::{Activation, Class, DeviceConfig, ImageCheck, StackProfile};
 use crate::random::Random;
 
 /// What a fleet is like.
@@ -32,8 +32,52 @@ pub struct FleetOptions {
     pub data_rate: u8,
     /// Time between two application uplinks of a device.
     pub uplink_interval: Duration,
-    /// Version of TS003, TS004 and TS005 the devices have.
-    pub packages: PackageVersion,
+    /// The stacks the devices have.
+    pub stacks: Stacks,
+}
+
+/// The stacks of a fleet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stacks {
+    /// All devices have this one.
+    One(StackProfile),
+    /// All known stacks in turn, device by device.
+    Mix,
+}
+
+impl Stacks {
+    /// The name of the mix; a stack has its own.
+    pub const MIX: &str = "mix";
+
+    /// The stacks of a name; the error lists all names.
+    ///
+    /// # Errors
+    /// There is no such stack.
+    pub fn from_name(name: &str) -> Result<Self, String> {
+        if name == Self::MIX {
+            return Ok(Self::Mix);
+        }
+        StackProfile::from_name(name).map(Self::One).ok_or_else(|| {
+            let names: Vec<_> = StackProfile::ALL.map(StackProfile::name).into();
+            format!("none of {}, {}", names.join(", "), Self::MIX)
+        })
+    }
+
+    /// What [`Stacks::from_name`] reads.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::One(stack) => stack.name(),
+            Self::Mix => Self::MIX,
+        }
+    }
+
+    /// The stack of the device with this number.
+    fn of_device(self, number: usize) -> StackProfile {
+        match self {
+            Self::One(stack) => stack,
+            Self::Mix => StackProfile::ALL[number % StackProfile::ALL.len()],
+        }
+    }
 }
 
 impl Default for FleetOptions {
@@ -47,7 +91,7 @@ impl Default for FleetOptions {
             region: Region::Us915,
             data_rate: 13,
             uplink_interval: Duration::from_secs(3),
-            packages: PackageVersion::V2,
+            stacks: Stacks::One(StackProfile::SpecV2),
         }
     }
 }
@@ -61,6 +105,8 @@ pub struct Fleet {
     pub gateways: Vec<GatewayEui>,
     /// Its end-devices.
     pub devices: Vec<DeviceConfig>,
+    /// The stack of each, in the same order.
+    pub stacks: Vec<StackProfile>,
     signing_seed: [u8; 32],
 }
 
@@ -80,7 +126,8 @@ pub const NEW_VERSION: ImageVersion = ImageVersion {
 };
 
 const JOIN_EUI: JoinEui = JoinEui(0x70b3_d57e_d000_0001);
-const MODEL: &str = "simulated";
+/// What an operator calls the devices' type.
+pub const MODEL: &str = "simulated";
 
 impl Fleet {
     /// The fleet of a seed.
@@ -94,8 +141,12 @@ impl Fleet {
         let gateways = (1..=u64::from(options.gateways))
             .map(|n| GatewayEui(0x0016_c001_f000_0000 + n))
             .collect();
+        let stacks: Vec<StackProfile> = (0..options.devices)
+            .map(|n| options.stacks.of_device(usize::try_from(n).unwrap_or(0)))
+            .collect();
         let devices = (1..=u64::from(options.devices))
-            .map(|n| {
+            .zip(&stacks)
+            .map(|(n, stack)| {
                 let activation = Activation::Otaa {
                     join_eui: JOIN_EUI,
                     app_key: Key128::from_bytes(random.key()),
@@ -109,7 +160,7 @@ impl Fleet {
                     Key128::from_bytes(random.key()),
                 );
                 device.class = Class::AWithMulticastC;
-                device.packages = Packages::all(options.packages);
+                device.set_stack(*stack);
                 device.uplinks.interval = options.uplink_interval;
                 device.uplinks.start_spread = options.uplink_interval;
                 device.uplinks.keeps_duty_cycle = false;
@@ -123,6 +174,7 @@ impl Fleet {
             options,
             gateways,
             devices,
+            stacks,
             signing_seed,
         }
     }
@@ -148,26 +200,58 @@ impl Fleet {
         self.gateways.iter().enumerate().map(record).collect()
     }
 
-    /// The device profile as an operator enters it.
-    pub fn profile_record(&self) -> v1::DeviceProfile {
-        let version = u32::from(self.options.packages.number());
-        let package = |version, f_port| Some(v1::Package { version, f_port });
-        let source = v1::version_source::Source::FirmwareManagement(());
+    /// The different stacks among its devices, in order of their names' first use.
+    pub fn distinct_stacks(&self) -> Vec<StackProfile> {
+        let mut distinct = Vec::new();
+        for stack in &self.stacks {
+            if !distinct.contains(stack) {
+                distinct.push(*stack);
+            }
+        }
+        distinct
+    }
+
+    /// The device profile of a stack as an operator enters it.
+    pub fn profile_record(&self, stack: StackProfile) -> v1::DeviceProfile {
+        let packages = stack.packages();
+        let package = |version: Option<PackageVersion>, f_port| {
+            let version = u32::from(version?.number());
+            Some(v1::Package { version, f_port })
+        };
+        let managed = packages.firmware_management.then_some(PackageVersion::V1);
+        let source = if packages.firmware_management {
+            v1::version_source::Source::FirmwareManagement(())
+        } else {
+            v1::version_source::Source::UplinkField(v1::UplinkField {
+                f_port: 2,
+                offset_bytes: 0,
+                length_bytes: 4,
+                byte_order: v1::ByteOrder::BigEndian.into(),
+            })
+        };
         v1::DeviceProfile {
-            display_name: "simulated end-device".to_owned(),
+            display_name: format!("simulated end-device, {}", stack.name()),
             lorawan_version: v1::LorawanVersion::LorawanVersion104.into(),
             region: region_number(self.options.region),
             supports_class_c: true,
-            clock_sync: package(version, 202),
-            multicast_setup: package(version, 200),
-            fragmentation: package(version, 201),
-            firmware_management: package(1, 203),
+            clock_sync: package(packages.clock_sync, 202),
+            multicast_setup: package(packages.multicast_setup, 200),
+            fragmentation: package(packages.fragmentation, 201),
+            firmware_management: package(managed, 203),
             decoder_limits: Some(v1::DecoderLimits {
                 max_nb_frag: 16_383,
                 max_frag_size: 239,
                 ..v1::DecoderLimits::default()
             }),
-            status_interpretation: v1::StatusInterpretation::Spec.into(),
+            status_interpretation: match stack {
+                StackProfile::SpecV1 | StackProfile::SpecV2 => v1::StatusInterpretation::Spec,
+                StackProfile::LoramacNode => v1::StatusInterpretation::LoramacNode,
+                StackProfile::BasicsModemV1 | StackProfile::BasicsModemV2 => {
+                    v1::StatusInterpretation::Lbm
+                }
+                StackProfile::Zephyr => v1::StatusInterpretation::Zephyr,
+            }
+            .into(),
             uplink_interval: duration(self.options.uplink_interval),
             multicast_root_key: v1::MulticastRootKey::GenAppKey.into(),
             after_reboot: Some(v1::AfterReboot {
@@ -182,8 +266,8 @@ impl Fleet {
         }
     }
 
-    /// The end-devices as an operator enters them.
-    pub fn device_records(&self, profile: &str) -> Vec<v1::EndDevice> {
+    /// The end-devices of a stack as an operator enters them.
+    pub fn device_records(&self, stack: StackProfile, profile: &str) -> Vec<v1::EndDevice> {
         let record = |device: &DeviceConfig| v1::EndDevice {
             dev_eui: device.dev_eui.to_string(),
             device_profile: profile.to_owned(),
@@ -194,7 +278,11 @@ impl Fleet {
             activation: activation_record(&device.activation),
             ..v1::EndDevice::default()
         };
-        self.devices.iter().map(record).collect()
+        let devices = self.devices.iter().zip(&self.stacks);
+        devices
+            .filter(|(_, has)| **has == stack)
+            .map(|(device, _)| record(device))
+            .collect()
     }
 
     /// What an operator says of the image.

@@ -12,8 +12,8 @@ use lorawan_fuota::proto::v1;
 use serde_json::{Value, json};
 
 use crate::demo::{lab, machine_code};
-use crate::device::Activation;
-use crate::fleet::{Fleet, FleetOptions, NEW_VERSION};
+use crate::device::{Activation, DeviceConfig, StackProfile};
+use crate::fleet::{Fleet, FleetOptions, MODEL, NEW_VERSION, Stacks};
 use crate::realtime::{RealTime, WallClock};
 
 /// What the lab can be told.
@@ -34,6 +34,9 @@ pub struct LabArgs {
     /// Keys, EUIs and all randomness of the radio come from it.
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
+    /// The stack of the devices, or "mix" for all known ones in turn.
+    #[arg(long, default_value = "spec-v2", value_parser = Stacks::from_name)]
+    pub stack: Stacks,
     /// Bytes of firmware in the image that is made for the devices.
     #[arg(long, default_value_t = 4000)]
     pub image_bytes: usize,
@@ -58,6 +61,7 @@ pub fn run(args: &LabArgs) -> Result<()> {
         devices: args.devices,
         gateways: args.gateways,
         loss: f64::from(args.loss) / 100.0,
+        stacks: args.stack,
         ..FleetOptions::default()
     });
     let image = fleet.image(&machine_code(&std::env::current_exe()?, args.image_bytes)?)?;
@@ -87,7 +91,7 @@ pub fn run(args: &LabArgs) -> Result<()> {
 
 fn device_list(fleet: &Fleet) -> String {
     let mut list = String::from("dev_eui,model,join_eui,app_key,gen_app_key\n");
-    for (record, device) in fleet.device_records("").iter().zip(&fleet.devices) {
+    for device in &fleet.devices {
         if let Activation::Otaa {
             join_eui, app_key, ..
         } = &device.activation
@@ -95,7 +99,7 @@ fn device_list(fleet: &Fleet) -> String {
             let (app_key, gen_app_key) = (app_key.to_hex(), device.gen_app_key.to_hex());
             list += &format!(
                 "{},{},{join_eui},{app_key},{gen_app_key}\n",
-                device.dev_eui, record.model
+                device.dev_eui, MODEL
             );
         }
     }
@@ -104,7 +108,7 @@ fn device_list(fleet: &Fleet) -> String {
 
 fn description(fleet: &Fleet, image: &std::path::Path) -> Value {
     let options = &fleet.options;
-    let device = |device: &crate::device::DeviceConfig| {
+    let device = |(device, stack): (&DeviceConfig, &StackProfile)| {
         let (join_eui, app_key) = match &device.activation {
             Activation::Otaa {
                 join_eui, app_key, ..
@@ -116,14 +120,23 @@ fn description(fleet: &Fleet, image: &std::path::Path) -> Value {
             "join_eui": join_eui,
             "app_key": app_key,
             "gen_app_key": device.gen_app_key.to_hex(),
+            "stack": stack.name(),
         })
     };
+    let stacks = fleet.distinct_stacks();
+    let profiles = stacks.iter().map(|stack| {
+        let record = profile(&fleet.profile_record(*stack));
+        (stack.name().to_owned(), record)
+    });
+    let profiles: serde_json::Map<String, Value> = profiles.collect();
+    let first = stacks.first().and_then(|stack| profiles.get(stack.name()));
     json!({
         "region": options.region.name(),
         "data_rate": options.data_rate,
         "gateways": fleet.gateways.iter().map(|eui| json!({ "eui": eui.to_string() })).collect::<Vec<_>>(),
-        "profile": profile(&fleet.profile_record()),
-        "devices": fleet.devices.iter().map(device).collect::<Vec<_>>(),
+        "profile": first,
+        "profiles": profiles,
+        "devices": fleet.devices.iter().zip(&fleet.stacks).map(device).collect::<Vec<_>>(),
         "image_path": image,
         "target_version": NEW_VERSION.to_ts006(),
     })
@@ -154,8 +167,22 @@ fn profile(profile: &v1::DeviceProfile) -> Value {
             "rejoins": after.rejoins,
             "loses_multicast_groups": after.loses_multicast_groups,
         },
-        "version_source": { "firmware_management": {} },
+        "version_source": version_source(profile),
     })
+}
+
+fn version_source(profile: &v1::DeviceProfile) -> Value {
+    use v1::version_source::Source;
+    let source = profile.version_source.as_ref();
+    match source.and_then(|source| source.source.as_ref()) {
+        Some(Source::UplinkField(field)) => json!({ "uplink_field": {
+            "f_port": field.f_port,
+            "offset_bytes": field.offset_bytes,
+            "length_bytes": field.length_bytes,
+            "byte_order": field.byte_order().as_str_name(),
+        } }),
+        Some(Source::FirmwareManagement(())) | None => json!({ "firmware_management": {} }),
+    }
 }
 
 #[expect(clippy::print_stdout, reason = "the description is the output")]

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use fuota_simulator::check;
 use fuota_simulator::demo::{self, DemoArgs};
+use fuota_simulator::fleet::Stacks;
 use fuota_simulator::lab_command::{self, LabArgs};
 use fuota_simulator::minimise::{Simpler, log, minimise};
 use fuota_simulator::redundancy_command::{self, RedundancyArgs};
@@ -49,6 +50,12 @@ struct CheckArgs {
     /// So many bytes of firmware.
     #[arg(long)]
     image_bytes: Option<usize>,
+    /// The stack of all devices, or "mix" for all known ones in turn; drawn for each world when not given.
+    #[arg(long, value_parser = Stacks::from_name)]
+    stack: Option<Stacks>,
+    /// Frames lost, in percent, in each direction; drawn for each world when not given.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(0..=60))]
+    loss: Option<u32>,
     /// Print failures as they are, without looking for smaller worlds that fail alike.
     #[arg(long)]
     quick: bool,
@@ -88,6 +95,8 @@ fn check_worlds(args: &CheckArgs) -> ExitCode {
         devices: args.devices,
         gateways: args.gateways,
         image_bytes: args.image_bytes,
+        stacks: args.stack,
+        loss_percent: args.loss,
     };
     let (mut failed, mut tried) = (0u64, 0u64);
     for seed in args.from..args.from.saturating_add(args.seeds) {

@@ -9,6 +9,7 @@ use lorawan_fuota::lorawan::identifiers::DevEui;
 
 use crate::check::{self, CheckOptions, Outcome};
 use crate::checkers::{Checker, Event};
+use crate::fleet::Stacks;
 use crate::world::Faults;
 
 /// What a world is simplified by; the defaults change nothing.
@@ -22,6 +23,10 @@ pub struct Simpler {
     pub gateways: Option<u32>,
     /// Bytes of firmware.
     pub image_bytes: Option<usize>,
+    /// Other stacks than the seed says.
+    pub stacks: Option<Stacks>,
+    /// Another loss than the seed says, in percent.
+    pub loss_percent: Option<u32>,
 }
 
 /// Lines of a log that are shown.
@@ -34,6 +39,9 @@ impl Simpler {
     /// There is no fault of this name.
     pub fn options(&self, seed: u64) -> Result<CheckOptions, String> {
         let mut options = CheckOptions::of_seed(seed);
+        if let Some(percent) = self.loss_percent {
+            options.fleet.loss = f64::from(percent) / 100.0;
+        }
         for name in &self.without {
             let known = match name.as_str() {
                 "loss" => {
@@ -59,6 +67,7 @@ impl Simpler {
             }
         }
         let fleet = &mut options.fleet;
+        fleet.stacks = self.stacks.unwrap_or(fleet.stacks);
         fleet.devices = self.devices.unwrap_or(fleet.devices);
         fleet.gateways = self.gateways.unwrap_or(fleet.gateways);
         options.image_bytes = self.image_bytes.unwrap_or(options.image_bytes);
@@ -77,6 +86,8 @@ impl Simpler {
         add("devices", self.devices.map(|n| n.to_string()));
         add("gateways", self.gateways.map(|n| n.to_string()));
         add("image-bytes", self.image_bytes.map(|n| n.to_string()));
+        add("stack", self.stacks.map(|stacks| stacks.name().to_owned()));
+        add("loss", self.loss_percent.map(|n| n.to_string()));
         let without = (!self.without.is_empty()).then(|| self.without.join(","));
         add("without", without);
         command

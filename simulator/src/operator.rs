@@ -100,7 +100,7 @@ impl Operator {
         let request = CreateDeviceProfileRequest {
             device_profile: Some(profile.clone()),
             device_profile_id: id.to_owned(),
-            request_id: self.request_id("profile"),
+            request_id: self.request_id(&format!("profile-{id}")),
         };
         let made = retry(async || {
             DeviceProfileServiceClient::new(self.channel.clone())

@@ -11,7 +11,6 @@ use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use lorawan_fuota::lorawan::PackageVersion;
 use lorawan_fuota::lorawan::region::Region;
 use lorawan_fuota::record::{DeviceState, TaskDevice, TaskId};
 use lorawan_fuota::time::Timestamp;
@@ -20,7 +19,7 @@ use crate::bound::expected_frames_mixed;
 use crate::channel::Link;
 use crate::check::CheckOptions;
 use crate::device::EndDevice;
-use crate::fleet::{Fleet, FleetOptions};
+use crate::fleet::{Fleet, FleetOptions, Stacks};
 use crate::lab::Lab;
 use crate::scene::Scene;
 use crate::world::World;
@@ -61,8 +60,8 @@ pub struct Size {
     pub nb_frag: u32,
     /// Devices.
     pub devices: u32,
-    /// Version of the devices' packages.
-    pub packages: PackageVersion,
+    /// The devices' stacks.
+    pub stacks: Stacks,
 }
 
 /// One run of one row.
@@ -117,7 +116,7 @@ pub fn measure(row: &Row, size: Size, seed: u64) -> Measured {
             region: Region::Us915,
             data_rate: 13,
             uplink_interval: UPLINK_INTERVAL,
-            packages: size.packages,
+            stacks: size.stacks,
         },
         window_after: Some(SETUP),
         ..CheckOptions::default()
@@ -321,6 +320,7 @@ fn whole(n: u64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::device::StackProfile;
 
     #[test]
     fn a_fleet_is_divided_without_rest() {
@@ -334,7 +334,7 @@ mod tests {
         let size = Size {
             nb_frag: 100,
             devices: 40,
-            packages: PackageVersion::V1,
+            stacks: Stacks::One(StackProfile::SpecV1),
         };
         for row in &ROWS[..2] {
             let measured = measure(row, size, 1);

@@ -3,8 +3,8 @@
 use std::process::ExitCode;
 
 use clap::Args;
-use lorawan_fuota::lorawan::PackageVersion;
 
+use crate::fleet::Stacks;
 use crate::redundancy::{ROWS, Size, head, lines, measure_many};
 
 /// Arguments of `fuota-sim redundancy`.
@@ -19,9 +19,9 @@ pub struct RedundancyArgs {
     /// Devices.
     #[arg(long, default_value_t = 1000)]
     devices: u32,
-    /// Version of the devices' packages, 1 or 2.
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=2))]
-    packages: u8,
+    /// Stack of the devices, or `mix`; see docs/stack-profiles.md.
+    #[arg(long, default_value = "spec-v1", value_parser = Stacks::from_name)]
+    stack: Stacks,
 }
 
 /// Measures and prints; fails when a property of the product was broken on the way.
@@ -30,11 +30,7 @@ pub fn run(args: &RedundancyArgs) -> ExitCode {
     let size = Size {
         nb_frag: args.nb_frag,
         devices: args.devices,
-        packages: if args.packages == 2 {
-            PackageVersion::V2
-        } else {
-            PackageVersion::V1
-        },
+        stacks: args.stack,
     };
     print!("{}", head());
     let mut sound = true;

@@ -285,7 +285,11 @@ impl Campaign {
             return;
         }
         if version == target {
-            let early = record.state <= DeviceState::Preparing;
+            // A device that installs by itself may be done before its answers to the set-up have come through, and may
+            // have joined again before it tells.
+            let updated = record.version_before.is_some()
+                || record.entered.contains_key(&DeviceState::Receiving);
+            let early = record.state <= DeviceState::Preparing && !updated;
             let (state, reason) = if early {
                 (DeviceState::Skipped, Some(DeviceReason::AlreadyCurrent))
             } else {

@@ -26,6 +26,8 @@ pub(super) struct Talk {
     pub(super) asked: Option<Command>,
     /// Not asked again before: the answer may still be on its way.
     pub(super) patience: Timestamp,
+    /// When the last command was on air, once that is known.
+    pub(super) on_air: Option<Timestamp>,
     /// From handing the last command over to its being on air.
     pub(super) delay: Duration,
     /// The device asked for a `FragDataBlockReceivedAns`.
@@ -305,6 +307,7 @@ impl Campaign {
         let answer_within = PATIENCE + asked.map_or(Duration::ZERO, spread);
         if let Some(talk) = self.talks.get_mut(&dev_eui) {
             talk.delay = air_end.since(said_at);
+            talk.on_air = Some(air_end);
             // A device that listens continuously is asked again by itself, and so not this soon.
             if in_window && talk.asked.is_some() {
                 talk.patience = air_end + answer_within;

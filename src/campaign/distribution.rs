@@ -137,6 +137,12 @@ impl SessionRun {
         Some(payload)
     }
 
+    /// Rows of the coded fragments sent so far, in that order.
+    pub(super) fn rows_sent(&self) -> &[u16] {
+        let sent = usize::from(self.record.coded_sent);
+        self.rows.get(..sent).unwrap_or(&self.rows)
+    }
+
     /// `N` of the k-th coded fragment, k from 0.
     fn coded_n(&self, k: u16) -> Option<u16> {
         self.rows

@@ -9,7 +9,8 @@ use crate::lorawan::PackageVersion;
 use crate::lorawan::fragmentation::{self, FragSessionStatusAns, FragSessionStatusReq};
 use crate::lorawan::identifiers::DevEui;
 use crate::record::{
-    DeviceReason, DeviceState, FragmentReport, PollKind, SessionPhase, Target, fragments_sent,
+    DeviceReason, DeviceState, FragmentReport, PollKind, SessionPhase, StatusInterpretation,
+    Target, fragments_sent,
 };
 use crate::task::sizing::{self, Need};
 use crate::time::Timestamp;
@@ -212,8 +213,17 @@ impl Campaign {
             .filter_map(|dev_eui| {
                 let device = self.devices.get(dev_eui).filter(|d| session.is_fresh(d))?;
                 let report = device.fragments.filter(|report| report.deficit > 0)?;
-                let heard_of = sent.saturating_sub(device.setup.missed_before);
-                Some((*dev_eui, Need::of(report.deficit, loss(&report, heard_of))))
+                let known = around.fleet.get(*dev_eui)?;
+                let counts = known.profile.status_interpretation == StatusInterpretation::Spec;
+                let loss = match known.status.loss_permille {
+                    // `NbFragReceived` is no count of fragments on some stacks.
+                    Some(permille) if !counts => f64::from(permille) / 1000.0,
+                    _ => {
+                        let heard_of = sent.saturating_sub(device.setup.missed_before);
+                        loss(report.received, heard_of)
+                    }
+                };
+                Some((*dev_eui, Need::of(report.deficit, loss)))
             })
             .collect();
         if needs.is_empty() {
@@ -314,16 +324,30 @@ impl Campaign {
             return;
         }
         let number = usize::from(session.record.id.number);
-        let (coded_sent, sent) = (session.record.coded_sent, fragments_sent(&session.record));
-        let heard_of = sent.saturating_sub(record.setup.missed_before);
+        let sent = fragments_sent(&session.record);
         // While fragments flow, an answer is about an earlier moment: it is no sign of what is needed after the round.
         let settled = matches!(session.record.phase, SessionPhase::Polling { .. });
+        let numbers = Answer {
+            version,
+            received: answer.nb_frag_received,
+            missing: answer.missing_frag,
+            nb_frag: block.nb_frag,
+            rows: session.rows_sent(),
+            settled,
+            previous: record.fragments,
+        };
+        let progress = status::interpret(stack, numbers);
+        let heard = status::heard(stack, numbers);
+        let max_lost = device.profile.limits.max_lost;
+        let memory_error =
+            answer.memory_error && status::believes_memory_error(stack, max_lost, numbers);
+        let heard_of = sent.saturating_sub(record.setup.missed_before);
         let windows_over = now + self.windows_last(dev_eui);
         self.answered(now, dev_eui);
         if answer.session_absent {
             return self.session_lost(now, dev_eui);
         }
-        if answer.memory_error {
+        if memory_error {
             let evidence = format!(
                 "memory error after {} of {} fragments",
                 answer.nb_frag_received, block.nb_frag
@@ -336,16 +360,6 @@ impl Campaign {
                 evidence,
             );
         }
-        let progress = status::interpret(
-            stack,
-            Answer {
-                version,
-                received: answer.nb_frag_received,
-                missing: answer.missing_frag,
-                nb_frag: block.nb_frag,
-                coded_sent,
-            },
-        );
         let deficit = match progress {
             Progress::Complete => 0,
             Progress::Needs(deficit) => deficit,
@@ -365,8 +379,8 @@ impl Campaign {
             record.fragments = Some(report);
             self.changed.devices.insert(dev_eui);
         }
-        if let Some(status) = around.fleet.status_mut(dev_eui) {
-            status.loss_permille = Some(blend(status.loss_permille, loss(&report, heard_of)));
+        if let (Some(status), Some(heard)) = (around.fleet.status_mut(dev_eui), heard) {
+            status.loss_permille = Some(blend(status.loss_permille, loss(heard, heard_of)));
         }
         if let Some(session) = self.sessions.get_mut(number).filter(|_| settled) {
             if let Some(unanswered) = &mut session.unanswered {
@@ -422,9 +436,9 @@ fn record_coded(campaign: &Campaign, number: usize) -> u16 {
 }
 
 /// Share of the fragments sent that a device did not count, 0..=0.9; half a frame of doubt on either side.
-fn loss(report: &FragmentReport, sent: u16) -> f64 {
-    let sent = f64::from(sent.max(report.received));
-    let lost = sent - f64::from(report.received);
+fn loss(received: u16, sent: u16) -> f64 {
+    let sent = f64::from(sent.max(received));
+    let lost = sent - f64::from(received);
     ((lost + 0.5) / (sent + 1.0)).clamp(0.0, 0.9)
 }
 

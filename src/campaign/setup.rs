@@ -25,6 +25,9 @@ const LATEST_REQUEST: Duration = Duration::from_secs(3);
 pub(super) const LATE_LEAD: Duration = Duration::from_secs(3);
 /// How far `TimeToStart` may be from what it should be: seconds of queueing and of rounding, not a wrong clock.
 const CLOCK_TOLERANCE_S: i64 = 3;
+/// Most stacks tell the time to the start as it was when they were asked, not when they answer: an answer that waited
+/// says so much more, up to this.
+const ANSWER_WAIT_MAX_S: i64 = 30;
 /// Session answers with a wrong clock before the device is given up: each followed a chance to get the time.
 const CLOCK_ERRORS: u8 = 5;
 /// Error answers to one command before the device is believed. LoRaMac-node answers IDerror while its radio is busy.
@@ -261,7 +264,8 @@ impl Campaign {
             return;
         };
         let setup = self.devices[&dev_eui].setup;
-        if session.record.phase == SessionPhase::Closed
+        if !self.open.contains(&dev_eui)
+            || session.record.phase == SessionPhase::Closed
             || session.record.mc_group_id != answer.mc_group_id
             || setup.settles_at.is_some_and(|at| now < at)
         {
@@ -299,7 +303,10 @@ impl Campaign {
         let expected = start.to_gps().seconds() - heard_at;
         let off = i64::from(time_to_start) - expected;
         self.answered(now, dev_eui);
-        if off.abs() <= CLOCK_TOLERANCE_S {
+        let asked_at = self.talks.get(&dev_eui).and_then(|talk| talk.on_air);
+        let waited = asked_at.map_or(0, |at| heard_at - at.to_gps().seconds());
+        let waited = waited.clamp(0, ANSWER_WAIT_MAX_S);
+        if (-CLOCK_TOLERANCE_S..=CLOCK_TOLERANCE_S + waited).contains(&off) {
             self.update_setup(dev_eui, |setup| {
                 setup.window = Some(window.number);
                 setup.resync = false;

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use crate::lorawan::identifiers::DevEui;
 use crate::record::{
-    DeviceReason, DeviceState, Fleet, FleetDevice, NetworkRequest, PollKind, SessionId,
-    SessionPhase, SessionWindow, SetupStage, TaskDevice, fragments_sent,
+    DeviceReason, DeviceState, DistributionSession, Fleet, FleetDevice, NetworkRequest, PollKind,
+    SessionId, SessionPhase, SessionWindow, SetupStage, TaskDevice, fragments_sent,
 };
 use crate::task::{plan, sizing};
 use crate::time::Timestamp;
@@ -315,7 +315,7 @@ impl Campaign {
         };
         let prepared = self.sessions.iter().skip(number + 1).find(|s| {
             let first = s.record.phase == SessionPhase::Preparing && s.record.uncoded_sent == 0;
-            first && s.record.gateways == session.record.gateways
+            first && suits_the_same(&s.record, &session.record)
         });
         let next = match prepared {
             Some(prepared) => prepared.record.id.number,
@@ -464,4 +464,13 @@ impl Campaign {
             .filter(|d| d.state == DeviceState::Receiving)
             .map(|d| d.dev_eui)
     }
+}
+
+/// Whether two sessions are for the same devices: on another data rate, or with the other version's code, they could
+/// not follow.
+fn suits_the_same(one: &DistributionSession, other: &DistributionSession) -> bool {
+    let air = |s: &DistributionSession| (s.region, s.class, s.data_rate, s.frequency_hz);
+    let words =
+        |s: &DistributionSession| (s.multicast_version, s.frag_port, s.mc_group_id, s.block);
+    air(one) == air(other) && words(one) == words(other) && one.gateways == other.gateways
 }

@@ -10,9 +10,7 @@ use lorawan_fuota::lorawan::clock_sync::{
 
 use super::environment::Environment;
 use super::outbox::{Content, Entry, Tag};
-
-/// Time between the requests of one `ForceDeviceResync`.
-const RESYNC_SPACING: Duration = Duration::from_secs(20);
+use super::reading::read_commands;
 
 /// The package's memory.
 #[derive(Clone, Debug, Default)]
@@ -25,7 +23,7 @@ pub(super) struct ClockSync {
 }
 
 impl ClockSync {
-    /// Asks after `delay`.
+    /// Decides after `delay` to ask.
     pub(super) fn ask(
         &self,
         environment: &mut Environment<'_>,
@@ -33,7 +31,7 @@ impl ClockSync {
         ans_required: bool,
     ) {
         environment.outbox.push(Entry {
-            due: environment.now + delay,
+            due: environment.now + delay + environment.quirks().clock.send_delay,
             f_port: DEFAULT_F_PORT,
             content: Content::AppTimeReq {
                 ans_required,
@@ -45,13 +43,14 @@ impl ClockSync {
 
     /// A request has just left: arranges the next one.
     pub(super) fn asked(&mut self, environment: &mut Environment<'_>) {
+        let quirks = environment.quirks().clock;
         if self.resyncs_left > 0 {
             self.resyncs_left -= 1;
-            self.ask(environment, RESYNC_SPACING, false);
-        } else if !environment.clock.is_set() {
+            self.ask(environment, quirks.resync_spacing, false);
+        } else if !environment.clock.is_set() && quirks.asks_until_set {
             let interval = environment.config.uplinks.interval;
             let delay = environment.random.around(interval, 20);
-            self.ask(environment, delay, true);
+            self.ask(environment, delay, quirks.sets_ans_required);
         } else if let Some(period) = self.period {
             let delay = environment.random.around(period, 5);
             self.ask(environment, delay, false);
@@ -64,8 +63,18 @@ impl ClockSync {
         payload: &[u8],
         environment: &mut Environment<'_>,
     ) {
-        let decoded = decode_downlink(version, payload);
-        for command in decoded.commands {
+        let quirks = environment.quirks();
+        let read = read_commands(
+            payload,
+            quirks.answers.unreadable,
+            None,
+            |bytes| decode_downlink(version, bytes),
+            |command, out| command.encode(version, out),
+        );
+        for command in read.commands {
+            if !environment.takes_another() {
+                break;
+            }
             match command {
                 DownlinkCommand::PackageVersionReq => {
                     environment.answer_version(
@@ -76,17 +85,7 @@ impl ClockSync {
                 }
                 DownlinkCommand::AppTimeAns(answer) => self.apply(version, answer, environment),
                 DownlinkCommand::DeviceAppTimePeriodicityReq(request) => {
-                    let period = Duration::from_secs(128 << (request.period & 0x0f));
-                    self.period = Some(period);
-                    let answer = DeviceAppTimePeriodicityAns {
-                        not_supported: false,
-                        time: environment.clock.gps_seconds(environment.now),
-                    };
-                    let mut bytes = Vec::new();
-                    UplinkCommand::DeviceAppTimePeriodicityAns(answer).encode(version, &mut bytes);
-                    environment.answer(DEFAULT_F_PORT, bytes);
-                    let delay = environment.random.around(period, 5);
-                    self.ask(environment, delay, false);
+                    self.set_period(version, request.period, environment);
                 }
                 DownlinkCommand::ForceDeviceResyncCmd(command) => {
                     environment.note("told to ask for the time");
@@ -98,7 +97,37 @@ impl ClockSync {
                 }
             }
         }
-        environment.note_unread(decoded.rest);
+        environment.note_unread(read.rest);
+        if read.loses_answers {
+            environment.lose_answers();
+        }
+        let delay = quirks.clock.send_delay;
+        environment.send_answers((delay, delay));
+    }
+
+    /// `DeviceAppTimePeriodicityReq`; the answer tells the time of its sending.
+    fn set_period(
+        &mut self,
+        version: PackageVersion,
+        exponent: u8,
+        environment: &mut Environment<'_>,
+    ) {
+        let quirks = environment.quirks().clock;
+        let answer = DeviceAppTimePeriodicityAns {
+            not_supported: !quirks.has_periodicity,
+            time: environment
+                .clock
+                .gps_seconds(environment.now + quirks.send_delay),
+        };
+        let mut bytes = Vec::new();
+        UplinkCommand::DeviceAppTimePeriodicityAns(answer).encode(version, &mut bytes);
+        environment.answer(DEFAULT_F_PORT, bytes);
+        if quirks.has_periodicity {
+            let period = Duration::from_secs(128 << (exponent & 0x0f));
+            self.period = Some(period);
+            let delay = environment.random.around(period, 5);
+            self.ask(environment, delay, false);
+        }
     }
 
     /// Applies a correction that answers the token in use.
@@ -120,7 +149,8 @@ impl ClockSync {
         environment.outbox.withdraw(Tag::AppTimeReq);
         let saturated = matches!(correction, i32::MIN | i32::MAX);
         if version == PackageVersion::V2 && saturated {
-            self.ask(environment, Duration::ZERO, true);
+            let required = environment.quirks().clock.sets_ans_required;
+            self.ask(environment, Duration::ZERO, required);
         } else if let Some(period) = self.period {
             let delay = environment.random.around(period, 5);
             self.ask(environment, delay, false);

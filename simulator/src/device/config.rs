@@ -10,6 +10,9 @@ use lorawan_fuota::lorawan::keys::Key128;
 use lorawan_fuota::lorawan::region::Region;
 use lorawan_fuota::time::Timestamp;
 
+use super::stack::StackQuirks;
+use super::stack_profiles::StackProfile;
+
 /// Everything that makes one end-device differ from another.
 #[derive(Clone, Debug)]
 pub struct DeviceConfig {
@@ -27,8 +30,8 @@ pub struct DeviceConfig {
     pub packages: Packages,
     /// What its fragmentation package can hold.
     pub limits: FragmentationLimits,
-    /// What its status answers mean.
-    pub status_style: StatusStyle,
+    /// How its packages behave where stacks differ.
+    pub stack: StackQuirks,
     /// Its radio habits.
     pub uplinks: Uplinks,
     /// Its clock.
@@ -103,18 +106,6 @@ pub struct FragmentationLimits {
     pub mc_group_count: u8,
     /// The only `Descriptor` it takes, if it looks at it.
     pub descriptor: Option<[u8; 4]>,
-}
-
-/// What a device's status answers mean.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum StatusStyle {
-    /// What the specification says.
-    Spec,
-    /// As LoRa Basics Modem (SWL2001 4.8) does: `NbFragReceived` is the last counter less the fragments lost,
-    /// `MissingFrag` counts modulo 256, is 1 after a loss-free transfer and 0 before anything came (version 2), an
-    /// absent session is answered with four bytes, answers beyond a small buffer are left out, and status answers come
-    /// up to 3 s later.
-    LoraBasicsModem,
 }
 
 /// A device's radio habits.
@@ -204,6 +195,15 @@ pub enum SessionAfterReboot {
 }
 
 impl DeviceConfig {
+    /// Gives it the packages of a stack and their behaviour. Without TS006 it installs a good image by itself. Its
+    /// limits stay.
+    pub fn set_stack(&mut self, stack: StackProfile) {
+        self.packages = stack.packages();
+        self.stack = stack.quirks();
+        self.firmware.installs_by_itself = !self.packages.firmware_management;
+        self.clock.device_time_req &= stack.takes_time_from_mac();
+    }
+
     /// A device by the specifications, version 2 of everything, class C while a session lasts.
     pub fn new(
         dev_eui: DevEui,
@@ -219,7 +219,7 @@ impl DeviceConfig {
             class: Class::AWithMulticastC,
             packages: Packages::all(PackageVersion::V2),
             limits: FragmentationLimits::default(),
-            status_style: StatusStyle::Spec,
+            stack: StackQuirks::spec(PackageVersion::V2),
             uplinks: Uplinks::new(region),
             clock: ClockConfig {
                 offset_us: None,

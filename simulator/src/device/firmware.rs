@@ -16,6 +16,8 @@ use lorawan_fuota::time::Timestamp;
 use super::clock::micros;
 use super::config::{FirmwareConfig, ImageCheck};
 use super::environment::Environment;
+use super::outbox::Content;
+use super::reading::read_commands;
 
 /// The package's memory, all of it in flash but the reboot.
 #[derive(Clone, Debug)]
@@ -89,8 +91,17 @@ impl FirmwareManagement {
 
     pub(super) fn handle(&mut self, payload: &[u8], environment: &mut Environment<'_>) {
         let version = PackageVersion::V1;
-        let decoded = decode_downlink(version, payload);
-        for command in decoded.commands {
+        let read = read_commands(
+            payload,
+            environment.quirks().answers.unreadable,
+            None,
+            |bytes| decode_downlink(version, bytes),
+            |command, out| command.encode(version, out),
+        );
+        for command in read.commands {
+            if !environment.takes_another() {
+                break;
+            }
             let answer = match command {
                 DownlinkCommand::PackageVersionReq => {
                     environment.answer_version(
@@ -127,9 +138,18 @@ impl FirmwareManagement {
             };
             let mut bytes = Vec::new();
             answer.encode(version, &mut bytes);
-            environment.answer(DEFAULT_F_PORT, bytes);
+            // LoRa Basics Modem looks for the two bytes of the short form only.
+            let size = match answer {
+                UplinkCommand::DevUpgradeImageAns(_) => 2,
+                _ => bytes.len(),
+            };
+            environment.answer_with(DEFAULT_F_PORT, Content::Bytes(bytes), size);
         }
-        environment.note_unread(decoded.rest);
+        environment.note_unread(read.rest);
+        if read.loses_answers {
+            environment.lose_answers();
+        }
+        environment.send_answers((Duration::ZERO, Duration::ZERO));
     }
 
     /// No answer to "now": the device goes down instead.

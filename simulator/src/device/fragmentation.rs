@@ -1,24 +1,20 @@
 //! TS004 on the device: sessions, fragments, status answers, and the data block at the end.
 
-use std::time::Duration;
-
 use lorawan_fuota::erasure::{BlockLayout, CodeVersion, Decoder, Ignored, Progress, Rules};
 use lorawan_fuota::lorawan::PackageVersion;
 use lorawan_fuota::lorawan::fragmentation::{
     DEFAULT_F_PORT, DataFragment, DownlinkCommand, FragDataBlockReceivedReq, FragSessionDeleteAns,
-    FragSessionSetupAns, FragSessionSetupReq, FragSessionStatusAns, FragSessionStatusReq,
-    PACKAGE_IDENTIFIER, UplinkCommand, block_ack_delay_max, decode_downlink,
+    FragSessionSetupAns, FragSessionSetupReq, FragSessionStatusReq, PACKAGE_IDENTIFIER,
+    UplinkCommand, block_ack_delay_max, decode_downlink,
 };
 use lorawan_fuota::lorawan::keys::{data_block_int_key, data_block_mic};
 use lorawan_fuota::time::Timestamp;
 
 use super::environment::Environment;
 use super::outbox::{Content, Entry, Tag};
-
-/// How often `FragDataBlockReceivedReq` is sent without an answer.
-const BLOCK_RECEIVED_REPEATS: u8 = 3;
-/// LoRa Basics Modem runs the package's task up to so much later.
-const TASK_DELAY_MAX: Duration = Duration::from_secs(3);
+use super::reading::read_commands;
+use super::stack::Decoders;
+use super::status::Counts;
 
 /// How far a session is, for tests and verdicts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,15 +39,27 @@ pub(super) struct Fragmentation {
     session_cnt_prev: [Option<u16>; 4],
     completed: Option<Vec<u8>>,
     completed_at: Option<Timestamp>,
+    /// The index set up last: whose counts a stack with one decoder reports.
+    latest: u8,
+    /// The counter of the last fragment, kept over set-ups.
+    last_n: u16,
+    /// Too many fragments were lost since the last reboot.
+    had_memory_error: bool,
 }
 
 #[derive(Clone, Debug)]
 struct Session {
     setup: FragSessionSetupReq,
     block: Block,
+    /// It was neither deleted nor closed.
+    exists: bool,
+    started: bool,
     received: u16,
-    /// The last counter seen, dropped fragments included.
+    /// Fragments for any session since this one was set up.
+    heard: u16,
+    /// The counter of the last fragment, dropped ones included.
     last_n: u16,
+    highest_n: u16,
     /// Uncoded fragments that were lost, set at completion.
     lost: u16,
     memory_error: bool,
@@ -64,6 +72,8 @@ struct Session {
 enum Block {
     Open(Box<Decoder>),
     Complete,
+    /// Another session took the decoder.
+    Lost,
 }
 
 impl Fragmentation {
@@ -72,7 +82,7 @@ impl Fragmentation {
 
     pub(super) fn progress(&self, frag_index: u8) -> Option<DecoderProgress> {
         let session = self.sessions.get(usize::from(frag_index))?.as_ref()?;
-        Some(session.progress())
+        session.exists.then(|| session.progress())
     }
 
     /// When the last data block was complete.
@@ -87,10 +97,11 @@ impl Fragmentation {
 
     /// RAM is lost. The counters stay, except where the stack keeps them there.
     pub(super) fn reboot(&mut self, forgets_counters: bool) {
-        self.sessions = Default::default();
-        if forgets_counters {
-            self.session_cnt_prev = [None; 4];
-        }
+        let kept = (!forgets_counters).then_some(self.session_cnt_prev);
+        *self = Self {
+            session_cnt_prev: kept.unwrap_or_default(),
+            ..Self::default()
+        };
     }
 
     /// Commands or a fragment; `mc_group_id` if they came by multicast. False if the frame was not allowed there.
@@ -104,59 +115,90 @@ impl Fragmentation {
         if let Ok(fragment) = DataFragment::decode(payload) {
             return self.take_fragment(version, fragment, mc_group_id, environment);
         }
-        let decoded = decode_downlink(version, payload);
+        let quirks = environment.quirks();
+        let read = read_commands(
+            payload,
+            quirks.answers.unreadable,
+            None,
+            |bytes| decode_downlink(version, bytes),
+            |command, out| command.encode(version, out),
+        );
+        let by_multicast = mc_group_id.is_some();
         let mut allowed = true;
-        for command in decoded.commands {
-            match command {
-                DownlinkCommand::FragSessionStatusReq(request) => {
-                    self.status(version, request, environment);
+        for command in read.commands {
+            let status = matches!(command, DownlinkCommand::FragSessionStatusReq(_));
+            if by_multicast && !status && !quirks.sessions.commands_by_multicast {
+                allowed = false;
+            } else if environment.takes_another() {
+                self.carry_out(version, command, environment);
+            } else {
+                break;
+            }
+        }
+        environment.note_unread(read.rest);
+        if read.loses_answers {
+            environment.lose_answers();
+        }
+        environment.send_answers(quirks.answers.fragmentation_delay);
+        allowed
+    }
+
+    fn carry_out(
+        &mut self,
+        version: PackageVersion,
+        command: DownlinkCommand,
+        environment: &mut Environment<'_>,
+    ) {
+        match command {
+            DownlinkCommand::FragSessionStatusReq(request) => {
+                self.status(version, request, environment);
+            }
+            DownlinkCommand::PackageVersionReq => {
+                environment.answer_version(DEFAULT_F_PORT, PACKAGE_IDENTIFIER, version.number());
+            }
+            DownlinkCommand::FragSessionSetupReq(request) => {
+                let answer = self.set_up(version, request, environment);
+                let answer = UplinkCommand::FragSessionSetupAns(answer);
+                answer_with(version, answer, environment);
+            }
+            DownlinkCommand::FragSessionDeleteReq(request) => {
+                let answer = self.delete(request.frag_index, environment);
+                let answer = UplinkCommand::FragSessionDeleteAns(answer);
+                answer_with(version, answer, environment);
+            }
+            DownlinkCommand::FragDataBlockReceivedAns(answer) => {
+                if let Some(session) = self.session(answer.frag_index) {
+                    session.announcements_left = 0;
                 }
-                _ if mc_group_id.is_some() => allowed = false,
-                DownlinkCommand::PackageVersionReq => {
-                    environment.answer_version(
-                        DEFAULT_F_PORT,
-                        PACKAGE_IDENTIFIER,
-                        version.number(),
-                    );
-                }
-                DownlinkCommand::FragSessionSetupReq(request) => {
-                    let answer = self.set_up(version, request, environment);
-                    answer_with(
-                        version,
-                        UplinkCommand::FragSessionSetupAns(answer),
-                        environment,
-                    );
-                }
-                DownlinkCommand::FragSessionDeleteReq(request) => {
-                    let slot = self.sessions.get_mut(usize::from(request.frag_index));
-                    let existed = slot.and_then(Option::take).is_some();
-                    withdraw(request.frag_index, environment);
-                    environment.note(format_args!(
-                        "fragmentation session {} deleted",
-                        request.frag_index
-                    ));
-                    let answer = FragSessionDeleteAns {
-                        frag_index: request.frag_index,
-                        session_absent: !existed,
-                    };
-                    answer_with(
-                        version,
-                        UplinkCommand::FragSessionDeleteAns(answer),
-                        environment,
-                    );
-                }
-                DownlinkCommand::FragDataBlockReceivedAns(answer) => {
-                    if let Some(session) = self.session(answer.frag_index) {
-                        session.announcements_left = 0;
-                    }
-                    environment
-                        .outbox
-                        .withdraw(Tag::BlockReceived(answer.frag_index));
+                if !environment.quirks().sessions.block_received_sent_once_more {
+                    let tag = Tag::BlockReceived(answer.frag_index);
+                    environment.outbox.withdraw(tag);
                 }
             }
         }
-        environment.note_unread(decoded.rest);
-        allowed
+    }
+
+    fn delete(
+        &mut self,
+        frag_index: u8,
+        environment: &mut Environment<'_>,
+    ) -> FragSessionDeleteAns {
+        let existed = self.session(frag_index).is_some_and(|s| s.exists);
+        if let Some(slot) = self.sessions.get_mut(usize::from(frag_index)) {
+            match environment.quirks().sessions.decoders {
+                Decoders::PerIndex => *slot = None,
+                // The one decoder keeps its counts.
+                Decoders::Shared | Decoders::One => {
+                    slot.iter_mut().for_each(|session| session.exists = false);
+                }
+            }
+        }
+        withdraw(frag_index, environment);
+        environment.note(format_args!("fragmentation session {frag_index} deleted"));
+        FragSessionDeleteAns {
+            frag_index,
+            session_absent: !existed,
+        }
     }
 
     /// `FragDataBlockReceivedReq` has just left: arranges the next transmission.
@@ -179,6 +221,7 @@ impl Fragmentation {
         request: FragSessionSetupReq,
         environment: &mut Environment<'_>,
     ) -> FragSessionSetupAns {
+        let quirks = environment.quirks().sessions;
         let limits = &environment.config.limits;
         let index = usize::from(request.frag_index);
         let previous = self.session_cnt_prev.get(index).copied().flatten();
@@ -190,7 +233,8 @@ impl Fragmentation {
             wrong_descriptor: limits
                 .descriptor
                 .is_some_and(|accepted| accepted != request.descriptor),
-            frag_index_unsupported: request.frag_index >= limits.frag_index_count,
+            frag_index_unsupported: request.frag_index >= limits.frag_index_count
+                || (quirks.decoders == Decoders::One && self.is_taken(request.frag_index)),
             not_enough_memory: layout.is_err()
                 || request.nb_frag > limits.nb_frag_max
                 || request.frag_size > limits.frag_size_max,
@@ -204,9 +248,11 @@ impl Fragmentation {
             limits.lost_max,
         );
         if answer.is_accepted()
-            && let (Some(slot), Ok(decoder)) = (self.sessions.get_mut(index), decoder)
+            && let Ok(decoder) = decoder
         {
-            *slot = Some(Session::new(request, decoder));
+            let stale = environment.quirks().status.stale_received;
+            let last_n = if stale { self.last_n } else { 0 };
+            self.put(Session::new(request, decoder, last_n), quirks.decoders);
             withdraw(request.frag_index, environment);
         }
         environment.note(format_args!(
@@ -223,6 +269,26 @@ impl Fragmentation {
         answer
     }
 
+    /// Whether the one decoder is busy with a session of another index.
+    fn is_taken(&self, frag_index: u8) -> bool {
+        let others = self.sessions.iter().flatten();
+        others
+            .filter(|session| session.setup.frag_index != frag_index)
+            .any(|session| session.exists)
+    }
+
+    fn put(&mut self, session: Session, decoders: Decoders) {
+        if decoders != Decoders::PerIndex {
+            for other in self.sessions.iter_mut().flatten() {
+                other.block = Block::Lost;
+            }
+        }
+        self.latest = session.setup.frag_index;
+        if let Some(slot) = self.sessions.get_mut(usize::from(self.latest)) {
+            *slot = Some(session);
+        }
+    }
+
     fn take_fragment(
         &mut self,
         version: PackageVersion,
@@ -230,16 +296,25 @@ impl Fragmentation {
         mc_group_id: Option<u8>,
         environment: &mut Environment<'_>,
     ) -> bool {
+        let quirks = environment.quirks().sessions;
+        if let Some(latest) = self.session(self.latest) {
+            latest.heard = latest.heard.saturating_add(1);
+        }
         let index = usize::from(fragment.frag_index);
         let Some(session) = self.sessions.get_mut(index).and_then(Option::as_mut) else {
             return true;
         };
-        if mc_group_id.is_some_and(|id| session.setup.mc_group_bit_mask >> id & 1 == 0) {
+        let barred = mc_group_id.is_some_and(|id| session.setup.mc_group_bit_mask >> id & 1 == 0);
+        if barred && quirks.checks_mask {
             return false;
         }
         let Block::Open(decoder) = &mut session.block else {
             return true;
         };
+        if !session.exists || session.memory_error {
+            return true;
+        }
+        session.started = true;
         if version == PackageVersion::V2
             && let Some(previous) = self.session_cnt_prev.get_mut(index)
         {
@@ -247,19 +322,27 @@ impl Fragmentation {
         }
         let progress = decoder.push(fragment.n, fragment.fragment);
         if !matches!(progress, Progress::Ignored(Ignored::Size)) {
-            session.last_n = session.last_n.max(fragment.n);
+            session.last_n = fragment.n;
+            session.highest_n = session.highest_n.max(fragment.n);
+            self.last_n = fragment.n;
         }
         session.received = decoder.received();
         match progress {
-            Progress::TooManyLost { lost } if !session.memory_error => {
+            Progress::TooManyLost { lost } => {
                 session.memory_error = true;
+                self.had_memory_error = true;
                 environment.note(format_args!("{lost} fragments lost: too many"));
+                if quirks.memory_error_completes {
+                    self.completed = Some(session.unsolved());
+                    session.exists &= !quirks.closes_when_complete;
+                }
             }
             Progress::Complete => {
                 self.completed = session.complete(version, environment);
                 self.completed_at = Some(environment.now);
+                session.exists &= !quirks.closes_when_complete;
             }
-            Progress::TooManyLost { .. } | Progress::Incomplete { .. } | Progress::Ignored(_) => {}
+            Progress::Incomplete { .. } | Progress::Ignored(_) => {}
         }
         true
     }
@@ -270,48 +353,45 @@ impl Fragmentation {
         request: FragSessionStatusReq,
         environment: &mut Environment<'_>,
     ) {
-        let lora_basics_modem = environment.is_lora_basics_modem();
+        let quirks = environment.quirks();
         let frag_index = request.frag_index;
-        let mut bytes = Vec::new();
-        let delay = match self.session(frag_index) {
-            Some(session) => {
-                let answer = if lora_basics_modem {
-                    session.status_of_lora_basics_modem(version)
-                } else {
-                    session.status_by_the_book(version)
-                };
-                if !request.participants && answer.missing_frag == 0 {
-                    return;
-                }
-                UplinkCommand::FragSessionStatusAns(answer).encode(version, &mut bytes);
-                let max = block_ack_delay_max(session.setup.block_ack_delay);
-                environment.random.up_to(max)
-            }
-            None => {
-                if !request.participants {
-                    return;
-                }
-                absent(version, frag_index, lora_basics_modem, &mut bytes);
-                environment.answer_delay()
+        let own = self.session(frag_index).map(|session| session.counts());
+        let exists = self.session(frag_index).is_some_and(|s| s.exists);
+        let delay = self
+            .session(frag_index)
+            .map_or(0, |session| session.setup.block_ack_delay);
+        let counted = match quirks.sessions.decoders {
+            Decoders::PerIndex => own,
+            Decoders::Shared | Decoders::One => {
+                self.session(self.latest).map(|session| session.counts())
             }
         };
-        let delay = delay + task_delay(environment);
-        environment.outbox.push(Entry {
-            due: environment.now + delay,
-            f_port: DEFAULT_F_PORT,
-            content: Content::Bytes(bytes),
-            tag: Tag::FragStatus(frag_index),
-        });
+        let mut counts = counted.unwrap_or_default();
+        counts.started = own.is_some_and(|own| own.started);
+        if quirks.sessions.memory_error_stays {
+            counts.memory_error = self.had_memory_error;
+        }
+        let asked = (frag_index, request.participants);
+        let Some(bytes) = counts.answer(version, &quirks.status, asked, exists) else {
+            return;
+        };
+        let waits = exists || quirks.answers.status_delays_all;
+        let max = block_ack_delay_max(delay) * u32::from(waits);
+        environment.answer_status(DEFAULT_F_PORT, bytes, frag_index, max);
     }
 }
 
 impl Session {
-    fn new(setup: FragSessionSetupReq, decoder: Decoder) -> Self {
+    fn new(setup: FragSessionSetupReq, decoder: Decoder, last_n: u16) -> Self {
         Self {
             setup,
             block: Block::Open(Box::new(decoder)),
+            exists: true,
+            started: false,
             received: 0,
-            last_n: 0,
+            heard: 0,
+            last_n,
+            highest_n: 0,
             lost: 0,
             memory_error: false,
             mic_error: false,
@@ -326,10 +406,38 @@ impl Session {
             missing: match &self.block {
                 Block::Open(decoder) => decoder.rank_deficit(),
                 Block::Complete => 0,
+                Block::Lost => self.setup.nb_frag,
             },
             memory_error: self.memory_error,
             mic_error: self.mic_error,
         }
+    }
+
+    fn counts(&self) -> Counts {
+        let (missing_uncoded, missing_independent) = match &self.block {
+            Block::Open(decoder) => (decoder.missing_uncoded(), decoder.rank_deficit()),
+            Block::Complete => (self.lost, 0),
+            Block::Lost => (self.setup.nb_frag, self.setup.nb_frag),
+        };
+        Counts {
+            nb_frag: self.setup.nb_frag,
+            received: self.received,
+            heard: self.heard,
+            last_n: self.last_n,
+            highest_n: self.highest_n,
+            missing_uncoded,
+            missing_independent,
+            started: self.started,
+            complete: matches!(self.block, Block::Complete),
+            memory_error: self.memory_error,
+            mic_error: self.mic_error,
+        }
+    }
+
+    /// What a stack hands over that takes a lost session for a complete one: fragments are missing in it.
+    fn unsolved(&self) -> Vec<u8> {
+        let size = usize::from(self.setup.nb_frag) * usize::from(self.setup.frag_size);
+        vec![0xff; size.saturating_sub(usize::from(self.setup.padding))]
     }
 
     /// Takes the data block out of the decoder and checks it; returns it if it is good.
@@ -363,8 +471,10 @@ impl Session {
             if self.mic_error { ", MIC wrong" } else { "" },
         ));
         if version == PackageVersion::V2 && self.setup.ack_reception {
-            self.announcements_left = BLOCK_RECEIVED_REPEATS;
-            self.announce(environment);
+            self.announcements_left = environment.quirks().sessions.block_received_sends;
+            if self.announcements_left > 0 {
+                self.announce(environment);
+            }
         }
         (!self.mic_error).then_some(data)
     }
@@ -378,77 +488,15 @@ impl Session {
         let mut bytes = Vec::new();
         UplinkCommand::FragDataBlockReceivedReq(request).encode(PackageVersion::V2, &mut bytes);
         let max = block_ack_delay_max(self.setup.block_ack_delay);
+        let delay = environment.quirks().answers.fragmentation_delay;
+        let delay = environment.between(delay) + environment.random.up_to(max);
         environment.outbox.push(Entry {
-            due: environment.now + environment.random.up_to(max),
+            due: environment.now + delay,
             f_port: DEFAULT_F_PORT,
             content: Content::Bytes(bytes),
             tag: Tag::BlockReceived(frag_index),
         });
     }
-
-    /// TS004-1.0.0 §3.2: independent fragments needed. TS004-2.0.0 §3.2: uncoded fragments missing. Both end at 255.
-    fn status_by_the_book(&self, version: PackageVersion) -> FragSessionStatusAns {
-        let missing = match (&self.block, version) {
-            (Block::Complete, _) => 0,
-            (Block::Open(decoder), PackageVersion::V1) => decoder.rank_deficit(),
-            (Block::Open(decoder), PackageVersion::V2) => decoder.missing_uncoded(),
-        };
-        FragSessionStatusAns {
-            frag_index: Some(self.setup.frag_index),
-            nb_frag_received: self.received,
-            missing_frag: u8::try_from(missing).unwrap_or(u8::MAX),
-            memory_error: self.memory_error,
-            mic_error: self.mic_error,
-            session_absent: false,
-        }
-    }
-
-    fn status_of_lora_basics_modem(&self, version: PackageVersion) -> FragSessionStatusAns {
-        let nb_frag = self.setup.nb_frag;
-        let (received, missing) = match &self.block {
-            // Without a loss the count of missing ones is never cleared.
-            Block::Complete if self.lost == 0 => (nb_frag, 1),
-            Block::Complete => (self.last_n.saturating_sub(self.lost), 0),
-            Block::Open(_) if self.last_n == 0 => match version {
-                PackageVersion::V1 => (0, nb_frag),
-                PackageVersion::V2 => (0, 0),
-            },
-            Block::Open(decoder) => {
-                let never_came = nb_frag.saturating_sub(self.last_n);
-                let missing = decoder.missing_uncoded();
-                let lost = missing.saturating_sub(never_came);
-                (self.last_n.saturating_sub(lost), missing)
-            }
-        };
-        let [missing_frag, _] = missing.to_le_bytes();
-        FragSessionStatusAns {
-            frag_index: Some(self.setup.frag_index),
-            nb_frag_received: received,
-            missing_frag,
-            memory_error: self.memory_error,
-            mic_error: self.mic_error && missing == 0,
-            session_absent: false,
-        }
-    }
-}
-
-/// The answer for a session that does not exist.
-fn absent(version: PackageVersion, frag_index: u8, lora_basics_modem: bool, bytes: &mut Vec<u8>) {
-    if version == PackageVersion::V2 && lora_basics_modem {
-        // Four bytes where the specification has one, and MICError beside "session does not exist".
-        bytes.extend([0x01, 0x06, 0x00, frag_index << 6, 0x00]);
-        return;
-    }
-    let answer = match version {
-        PackageVersion::V2 => FragSessionStatusAns::SESSION_ABSENT,
-        // Version 1 does not say what to answer; zeros are what devices send.
-        PackageVersion::V1 => FragSessionStatusAns {
-            frag_index: Some(frag_index),
-            session_absent: false,
-            ..FragSessionStatusAns::SESSION_ABSENT
-        },
-    };
-    UplinkCommand::FragSessionStatusAns(answer).encode(version, bytes);
 }
 
 fn answer_with(version: PackageVersion, answer: UplinkCommand, environment: &mut Environment<'_>) {
@@ -460,14 +508,6 @@ fn answer_with(version: PackageVersion, answer: UplinkCommand, environment: &mut
 fn withdraw(frag_index: u8, environment: &mut Environment<'_>) {
     environment.outbox.withdraw(Tag::FragStatus(frag_index));
     environment.outbox.withdraw(Tag::BlockReceived(frag_index));
-}
-
-fn task_delay(environment: &mut Environment<'_>) -> Duration {
-    if environment.is_lora_basics_modem() {
-        environment.random.up_to(TASK_DELAY_MAX)
-    } else {
-        Duration::ZERO
-    }
 }
 
 fn code_version(version: PackageVersion) -> CodeVersion {

@@ -7,6 +7,8 @@
 mod clock;
 mod clock_sync;
 mod config;
+#[cfg(test)]
+mod dialogues;
 mod environment;
 mod firmware;
 mod fragmentation;
@@ -16,9 +18,13 @@ mod mac;
 mod multicast;
 mod outbox;
 mod radio;
+mod reading;
 mod reboot;
 mod receiving;
 mod sending;
+mod stack;
+mod stack_profiles;
+mod status;
 
 use std::time::Duration;
 
@@ -34,24 +40,27 @@ use crate::random::Random;
 pub use clock::DeviceClock;
 pub use config::{
     Activation, Class, ClockConfig, DeviceConfig, FirmwareConfig, FragmentationLimits, ImageCheck,
-    Packages, RebootConfig, SessionAfterReboot, StatusStyle, Uplinks,
+    Packages, RebootConfig, SessionAfterReboot, Uplinks,
 };
 pub use fragmentation::DecoderProgress;
 pub use log::{EventLog, FrameCounts};
 pub use multicast::{McGroup, McSession};
 pub use radio::{Listening, WINDOW_TOLERANCE};
+pub use stack::{
+    AbsentStatus, AnswerQuirks, AnswerRoom, BadParameters, BeforeData, ClassB, ClockQuirks,
+    Decoders, GroupStatus, LateStart, Missing, MulticastQuirks, Overflow, Received, SessionQuirks,
+    StackQuirks, StatusQuirks, Unreadable,
+};
+pub use stack_profiles::StackProfile;
 
 use clock_sync::ClockSync;
-use environment::Environment;
+use environment::{Answers, Environment};
 use firmware::FirmwareManagement;
 use fragmentation::Fragmentation;
 use link::Link;
 use mac::Mac;
 use multicast::MulticastSetup;
 use outbox::Outbox;
-
-/// Bytes of answers LoRa Basics Modem collects for one downlink.
-const LORA_BASICS_MODEM_ANSWER_ROOM: usize = 15;
 
 /// What a device does.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -359,7 +368,6 @@ struct PackagesOf<'a> {
 impl EndDevice {
     /// The packages, and beside them what they work with.
     fn split(&mut self, now: Timestamp) -> (Environment<'_>, PackagesOf<'_>) {
-        let small_buffer = self.config.status_style == StatusStyle::LoraBasicsModem;
         let environment = Environment {
             now,
             config: &self.config,
@@ -367,8 +375,7 @@ impl EndDevice {
             random: &mut self.random,
             log: &mut self.log,
             outbox: &mut self.outbox,
-            answers_due: None,
-            answer_room: small_buffer.then_some(LORA_BASICS_MODEM_ANSWER_ROOM),
+            answers: Answers::default(),
         };
         let packages = PackagesOf {
             mac: &mut self.mac,

@@ -18,8 +18,13 @@ use lorawan_fuota::time::Timestamp;
 
 use super::clock::DeviceClock;
 use super::environment::Environment;
-use super::outbox::Content;
+use super::outbox::{Content, time_to_start};
 use super::radio::Listening;
+use super::reading::read_commands;
+use super::stack::{BadParameters, ClassB, GroupStatus, LateStart};
+
+/// `McGroupStatusReq`.
+const CID_GROUP_STATUS: u8 = 0x01;
 
 /// A multicast group as the device knows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,7 +43,7 @@ pub struct McGroup {
     mc_app_s_key: Key128,
 }
 
-/// A class C session, GPS microseconds by the device's clock.
+/// A session with class C parameters, GPS microseconds by the device's clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct McSession {
     /// First moment it listens.
@@ -115,64 +120,99 @@ impl MulticastSetup {
         payload: &[u8],
         environment: &mut Environment<'_>,
     ) {
-        let decoded = decode_downlink(version, payload);
-        for command in decoded.commands {
-            let answer = match command {
-                DownlinkCommand::PackageVersionReq => {
-                    environment.answer_version(
-                        DEFAULT_F_PORT,
-                        PACKAGE_IDENTIFIER,
-                        version.number(),
-                    );
-                    continue;
-                }
-                DownlinkCommand::McGroupStatusReq(request) => {
-                    UplinkCommand::McGroupStatusAns(self.status(request, environment))
-                }
-                DownlinkCommand::McGroupSetupReq(request) => {
-                    UplinkCommand::McGroupSetupAns(self.set_up(request, environment))
-                }
-                DownlinkCommand::McGroupDeleteReq(request) => {
-                    let group = self.groups.get_mut(usize::from(request.mc_group_id));
-                    let existed = group.and_then(Option::take).is_some();
-                    environment.note(format_args!("group {} deleted", request.mc_group_id));
-                    UplinkCommand::McGroupDeleteAns(McGroupDeleteAns {
-                        mc_group_id: request.mc_group_id,
-                        mc_group_undefined: !existed,
-                    })
-                }
-                DownlinkCommand::McClassCSessionReq(request) => {
-                    let answer = self.class_c_session(version, request, environment);
-                    match self.starts_at(&answer) {
-                        Some(starts_at_us) => {
-                            let content = Content::SessionAns {
-                                answer,
-                                starts_at_us,
-                            };
-                            environment.answer_with(DEFAULT_F_PORT, content, 5);
-                            continue;
-                        }
-                        None => UplinkCommand::McClassCSessionAns(answer),
-                    }
-                }
-                DownlinkCommand::McClassBSessionReq(request) => {
-                    UplinkCommand::McClassBSessionAns(self.class_b_session(request))
-                }
-            };
-            let mut bytes = Vec::new();
-            answer.encode(version, &mut bytes);
-            environment.answer(DEFAULT_F_PORT, bytes);
+        let quirks = environment.quirks();
+        let skipped = matches!(quirks.multicast.group_status, GroupStatus::MaskIsCommand)
+            .then_some(CID_GROUP_STATUS);
+        let mut read = read_commands(
+            payload,
+            quirks.answers.unreadable,
+            skipped,
+            |bytes| decode_downlink(version, bytes),
+            |command, out| command.encode(version, out),
+        );
+        for command in read.commands {
+            if !environment.takes_another() {
+                break;
+            }
+            if !self.carry_out(version, command, environment) {
+                read.loses_answers = true;
+                break;
+            }
         }
-        environment.note_unread(decoded.rest);
+        environment.note_unread(read.rest);
+        if read.loses_answers {
+            environment.lose_answers();
+        }
+        environment.send_answers(quirks.answers.multicast_delay);
     }
 
-    fn status(&self, request: McGroupStatusReq, environment: &Environment<'_>) -> McGroupStatusAns {
-        // The small buffer of LoRa Basics Modem holds two records.
-        let records = if environment.is_lora_basics_modem() {
-            2
-        } else {
-            MC_GROUP_COUNT
+    /// False if the stack gives the whole downlink up over this command.
+    fn carry_out(
+        &mut self,
+        version: PackageVersion,
+        command: DownlinkCommand,
+        environment: &mut Environment<'_>,
+    ) -> bool {
+        let quirks = environment.quirks().multicast;
+        let answer = match command {
+            DownlinkCommand::PackageVersionReq => {
+                environment.answer_version(DEFAULT_F_PORT, PACKAGE_IDENTIFIER, version.number());
+                return true;
+            }
+            DownlinkCommand::McGroupStatusReq(request) => match quirks.group_status {
+                GroupStatus::Answered { records } => {
+                    UplinkCommand::McGroupStatusAns(self.status(request, records))
+                }
+                GroupStatus::MaskIsCommand | GroupStatus::LosesAnswers => return false,
+            },
+            DownlinkCommand::McGroupSetupReq(request) => {
+                UplinkCommand::McGroupSetupAns(self.set_up(request, environment))
+            }
+            DownlinkCommand::McGroupDeleteReq(request) => {
+                let group = self.groups.get_mut(usize::from(request.mc_group_id));
+                let existed = group.and_then(Option::take).is_some();
+                environment.note(format_args!("group {} deleted", request.mc_group_id));
+                UplinkCommand::McGroupDeleteAns(McGroupDeleteAns {
+                    mc_group_id: request.mc_group_id,
+                    mc_group_undefined: !existed,
+                })
+            }
+            DownlinkCommand::McClassCSessionReq(request) => {
+                let mut answer = self.session(request, environment);
+                let bad = answer.freq_error || answer.dr_error;
+                if bad && quirks.bad_parameters == BadParameters::BareCid {
+                    UplinkCommand::McClassCSessionAnsWithoutStatus
+                } else if let Some(starts_at_us) = self.starts_at(&answer) {
+                    if quirks.time_to_start_at_request {
+                        let left = time_to_start(environment.now, environment.clock, starts_at_us);
+                        answer.time_to_start = Some(left);
+                        return answer_with(version, answer, environment);
+                    }
+                    let content = Content::SessionAns {
+                        answer,
+                        starts_at_us,
+                    };
+                    environment.answer_with(DEFAULT_F_PORT, content, 5);
+                    return true;
+                } else {
+                    UplinkCommand::McClassCSessionAns(answer)
+                }
+            }
+            DownlinkCommand::McClassBSessionReq(request) => match quirks.class_b {
+                ClassB::LosesAnswers => return false,
+                ClassB::Refused => UplinkCommand::McClassBSessionAns(self.refuse_class_b(request)),
+                ClassB::Accepted | ClassB::RunsAsClassC => {
+                    UplinkCommand::McClassBSessionAns(self.class_b_session(request, environment))
+                }
+            },
         };
+        let mut bytes = Vec::new();
+        answer.encode(version, &mut bytes);
+        environment.answer(DEFAULT_F_PORT, bytes);
+        true
+    }
+
+    fn status(&self, request: McGroupStatusReq, records: usize) -> McGroupStatusAns {
         let total = self.groups.iter().flatten().count();
         let mut mc_addr = [None; MC_GROUP_COUNT];
         let asked = (0..MC_GROUP_COUNT)
@@ -215,36 +255,52 @@ impl MulticastSetup {
     }
 
     /// Takes a session over, or says why not. `time_to_start` is filled in when the answer leaves.
-    fn class_c_session(
+    fn session(
         &mut self,
-        version: PackageVersion,
         request: McClassCSessionReq,
         environment: &mut Environment<'_>,
     ) -> McSessionAns {
+        let quirks = environment.quirks().multicast;
         let region = environment.config.region;
         let clock = &environment.clock;
         let starts_at_us = clock.read_wire(request.session_time, environment.now);
-        let tells_missed = version == PackageVersion::V2 || environment.is_lora_basics_modem();
-        let late = clock.is_set() && starts_at_us < clock.gps_us(environment.now);
+        let ahead_us = starts_at_us.saturating_sub(clock.gps_us(environment.now));
+        let late = clock.is_set() && (ahead_us < 0 || (quirks.now_is_late && ahead_us == 0));
         let mut answer = session_answer(request.mc_group_id);
-        answer.start_missed = tells_missed && late;
         let data_rate = region.data_rate(request.dr, Direction::Downlink);
         answer.dr_error = data_rate.is_none();
         answer.freq_error = !is_usable(region, request.dl_freq_hz);
-        let group = self.groups.get_mut(usize::from(request.mc_group_id));
-        let group = group.and_then(Option::as_mut);
-        answer.mc_group_undefined = group.is_none();
+        let group = self.groups.get(usize::from(request.mc_group_id));
+        if group.is_none_or(Option::is_none) {
+            answer.mc_group_undefined = true;
+            answer.dr_error |= quirks.undefined_sets_all;
+            answer.freq_error |= quirks.undefined_sets_all;
+        }
+        // The start is looked at once the parameters are good.
+        if late && answer.is_accepted() {
+            match quirks.late_start {
+                LateStart::Accepted => {}
+                LateStart::StartMissed => answer.start_missed = true,
+                LateStart::GroupUndefined => answer.mc_group_undefined = true,
+            }
+        }
         let accepted = answer.is_accepted();
-        if let (true, Some(group), Some(data_rate)) = (accepted, group, data_rate) {
+        if let (true, Some(data_rate)) = (accepted, data_rate) {
             let length = class_c_session_length_max(request.session_time_out);
-            group.session = Some(McSession {
+            let starts = clock.is_set() || quirks.starts_once_clock_is_set;
+            let session = McSession {
                 starts_at_us,
-                ends_at_us: starts_at_us.saturating_add(as_micros(length)),
+                ends_at_us: if starts {
+                    starts_at_us.saturating_add(as_micros(length))
+                } else {
+                    starts_at_us
+                },
                 tuned: Listening {
                     frequency_hz: request.dl_freq_hz,
                     data_rate,
                 },
-            });
+            };
+            self.put_session(request.mc_group_id, session, quirks.one_session_timer);
         }
         environment.note(format_args!(
             "session of group {} at {} for {} s: {}",
@@ -256,13 +312,51 @@ impl MulticastSetup {
         answer
     }
 
+    fn put_session(&mut self, mc_group_id: u8, session: McSession, alone: bool) {
+        if alone {
+            for group in self.groups.iter_mut().flatten() {
+                group.session = None;
+            }
+        }
+        let group = self.groups.get_mut(usize::from(mc_group_id));
+        if let Some(group) = group.and_then(Option::as_mut) {
+            group.session = Some(session);
+        }
+    }
+
     /// Class B is not simulated. TS005 has no bit for that; a device that cannot use the parameters says so of both.
-    fn class_b_session(&self, request: McClassBSessionReq) -> McSessionAns {
+    fn refuse_class_b(&self, request: McClassBSessionReq) -> McSessionAns {
         let group = self.groups.get(usize::from(request.mc_group_id));
         let mut answer = session_answer(request.mc_group_id);
         answer.mc_group_undefined = group.is_none_or(Option::is_none);
         answer.freq_error = true;
         answer.dr_error = true;
+        answer
+    }
+
+    /// Accepts as for class C. What follows is class C or nothing.
+    fn class_b_session(
+        &mut self,
+        request: McClassBSessionReq,
+        environment: &mut Environment<'_>,
+    ) -> McSessionAns {
+        let runs = environment.quirks().multicast.class_b == ClassB::RunsAsClassC;
+        let mut kept = self.clone();
+        let as_class_c = McClassCSessionReq {
+            mc_group_id: request.mc_group_id,
+            session_time: request.session_time,
+            session_time_out: request.session_time_out,
+            dl_freq_hz: request.dl_freq_hz,
+            dr: request.dr,
+        };
+        let mut answer = self.session(as_class_c, environment);
+        if let Some(starts_at_us) = self.starts_at(&answer) {
+            let left = time_to_start(environment.now, environment.clock, starts_at_us);
+            answer.time_to_start = Some(left);
+        }
+        if !runs {
+            std::mem::swap(self, &mut kept);
+        }
         answer
     }
 
@@ -323,6 +417,18 @@ impl McSession {
     fn is_on(&self, gps_us: i64) -> bool {
         (self.starts_at_us..self.ends_at_us).contains(&gps_us)
     }
+}
+
+/// Answers with what is known of the session now.
+fn answer_with(
+    version: PackageVersion,
+    answer: McSessionAns,
+    environment: &mut Environment<'_>,
+) -> bool {
+    let mut bytes = Vec::new();
+    UplinkCommand::McClassCSessionAns(answer).encode(version, &mut bytes);
+    environment.answer(DEFAULT_F_PORT, bytes);
+    true
 }
 
 fn session_answer(mc_group_id: u8) -> McSessionAns {

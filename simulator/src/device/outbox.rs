@@ -64,6 +64,21 @@ impl Outbox {
         self.entries.retain(|entry| entry.tag != tag);
     }
 
+    /// Writes `bytes` over the front of the status answer that waits; it keeps its length.
+    pub(super) fn overwrite_status(&mut self, bytes: &[u8]) {
+        let waiting = self
+            .entries
+            .iter_mut()
+            .filter(|entry| matches!(entry.tag, Tag::FragStatus(_)));
+        for entry in waiting {
+            if let Content::Bytes(old) = &mut entry.content {
+                for (old, new) in old.iter_mut().zip(bytes) {
+                    *old = *new;
+                }
+            }
+        }
+    }
+
     pub(super) fn clear(&mut self) {
         self.entries.clear();
     }
@@ -114,6 +129,17 @@ impl Outbox {
         Some((f_port, payload))
     }
 
+    /// All entries due by then, in the order they are due.
+    #[cfg(test)]
+    pub(super) fn take_due(&mut self, by: Timestamp) -> Vec<Entry> {
+        let (mut due, later): (Vec<_>, Vec<_>) = std::mem::take(&mut self.entries)
+            .into_iter()
+            .partition(|entry| entry.due <= by);
+        self.entries = later;
+        due.sort_by_key(|entry| entry.due);
+        due
+    }
+
     fn first_due(&self, now: Timestamp) -> Option<&Entry> {
         self.entries
             .iter()
@@ -131,7 +157,7 @@ impl Content {
         }
     }
 
-    fn render(&self, now: Timestamp, clock: &DeviceClock, out: &mut Vec<u8>) {
+    pub(super) fn render(&self, now: Timestamp, clock: &DeviceClock, out: &mut Vec<u8>) {
         // Neither layout depends on the version.
         let version = PackageVersion::V2;
         match *self {
@@ -149,12 +175,17 @@ impl Content {
                 mut answer,
                 starts_at_us,
             } => {
-                let ahead = starts_at_us.saturating_sub(clock.gps_us(now)).max(0) / 1_000_000;
-                let ahead = u32::try_from(ahead).unwrap_or(TIME_TO_START_UNKNOWN);
-                let known = clock.is_set() && ahead < TIME_TO_START_UNKNOWN;
-                answer.time_to_start = Some(if known { ahead } else { TIME_TO_START_UNKNOWN });
+                answer.time_to_start = Some(time_to_start(now, clock, starts_at_us));
                 multicast_setup::UplinkCommand::McClassCSessionAns(answer).encode(version, out);
             }
         }
     }
+}
+
+/// Seconds to a start by the device's clock, as `TimeToStart` has it.
+pub(super) fn time_to_start(now: Timestamp, clock: &DeviceClock, starts_at_us: i64) -> u32 {
+    let ahead = starts_at_us.saturating_sub(clock.gps_us(now)).max(0) / 1_000_000;
+    let ahead = u32::try_from(ahead).unwrap_or(TIME_TO_START_UNKNOWN);
+    let known = clock.is_set() && ahead < TIME_TO_START_UNKNOWN;
+    if known { ahead } else { TIME_TO_START_UNKNOWN }
 }

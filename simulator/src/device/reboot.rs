@@ -4,7 +4,7 @@ use lorawan_fuota::time::Timestamp;
 
 use super::clock_sync::ClockSync;
 use super::mac::Mac;
-use super::{Activation, EndDevice, SessionAfterReboot, StatusStyle};
+use super::{Activation, EndDevice, SessionAfterReboot};
 
 impl EndDevice {
     pub(super) fn go_down(&mut self, now: Timestamp) {
@@ -18,7 +18,7 @@ impl EndDevice {
         self.empty_at = None;
         self.clock_sync = ClockSync::default();
         self.fragmentation
-            .reboot(config.status_style == StatusStyle::LoraBasicsModem);
+            .reboot(config.stack.sessions.forgets_session_cnt);
         if config.reboot.loses_groups {
             self.multicast.clear();
         }
@@ -63,7 +63,8 @@ impl EndDevice {
             // Devices switched on together must not ask together.
             let delay = self.config.uplinks.interval * patience + self.random.up_to(spread);
             let (mut environment, packages) = self.split(now);
-            packages.clock_sync.ask(&mut environment, delay, true);
+            let required = environment.quirks().clock.sets_ans_required;
+            packages.clock_sync.ask(&mut environment, delay, required);
         }
     }
 }

@@ -114,9 +114,17 @@ impl EndDevice {
         mc_group_id: u8,
         payload: &[u8],
     ) {
-        let version = self.config.packages.fragmentation;
-        let allowed = match (f_port, version) {
-            (Some(ts004::DEFAULT_F_PORT), Some(version)) => {
+        let packages = self.config.packages;
+        let by_multicast = self.config.stack.multicast.commands_by_multicast;
+        let allowed = match (f_port, packages.fragmentation, packages.multicast_setup) {
+            (Some(ts005::DEFAULT_F_PORT), _, Some(version)) if by_multicast => {
+                let (mut environment, packages) = self.split(now);
+                packages
+                    .multicast
+                    .handle(version, payload, &mut environment);
+                true
+            }
+            (Some(ts004::DEFAULT_F_PORT), Some(version), _) => {
                 let (mut environment, packages) = self.split(now);
                 packages
                     .fragmentation

@@ -102,7 +102,7 @@ impl EndDevice {
     }
 
     /// What was pending and has left may have to be said again.
-    fn arrange_repeats(&mut self, now: Timestamp, pending: &[Tag]) {
+    pub(super) fn arrange_repeats(&mut self, now: Timestamp, pending: &[Tag]) {
         let left = self.outbox.pending();
         for tag in pending.iter().filter(|tag| !left.contains(tag)) {
             let (mut environment, packages) = self.split(now);

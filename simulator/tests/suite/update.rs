@@ -1,7 +1,7 @@
 //! The whole update of one device, and what may go wrong in it.
 
 use fuota_simulator::device::{
-    Class, DeviceConfig, ImageCheck, Packages, SessionAfterReboot, StatusStyle,
+    Class, DeviceConfig, ImageCheck, Packages, SessionAfterReboot, StackProfile,
 };
 use fuota_simulator::random::Random;
 use lorawan_fuota::erasure::{CodeVersion, Encoder};
@@ -524,7 +524,7 @@ fn a_reboot_at_a_time_can_be_cancelled_and_firmware_may_roll_back() {
 fn lora_basics_modem_answers_in_its_own_way() {
     let data = image();
     let mut config = configured(abp(), V2);
-    config.status_style = StatusStyle::LoraBasicsModem;
+    config.stack = StackProfile::BasicsModemV2.quirks();
     let mut update = Update::new(config, V2, &data, 10);
     assert_eq!(
         update.bench.ask(201, &[0x01, 0x03]),

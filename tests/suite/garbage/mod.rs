@@ -10,7 +10,7 @@ mod noise;
 use std::time::Duration;
 
 use fuota_simulator::channel::{Channel, ChannelConfig};
-use fuota_simulator::device::EndDevice;
+use fuota_simulator::device::{EndDevice, StackProfile};
 use fuota_simulator::fleet::{Fleet, FleetOptions, NEW_VERSION};
 use fuota_simulator::gateway::{Gateway, GatewayConfig};
 use fuota_simulator::lab::Lab;
@@ -153,11 +153,11 @@ async fn enter(operator: &Operator, fleet: &Fleet) -> (Vec<String>, v1::FuotaTas
         .await
         .unwrap();
     let profile = operator
-        .create_profile("noisy", &fleet.profile_record())
+        .create_profile("noisy", &fleet.profile_record(StackProfile::SpecV2))
         .await
         .unwrap();
     let devices = operator
-        .create_devices(fleet.device_records(&profile))
+        .create_devices(fleet.device_records(StackProfile::SpecV2, &profile))
         .await
         .unwrap();
     let mut random = Random::of(SEED, 1);

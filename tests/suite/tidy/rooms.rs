@@ -61,7 +61,12 @@ const TABLE: &str = "
                                         simulator/device simulator/lab simulator/realtime simulator/fleet
                                         simulator/operator simulator/server
     simulator/lab_command      EDGE  -> proto simulator/demo simulator/device simulator/fleet simulator/realtime
-    simulator/main             EDGE  -> simulator/check simulator/demo simulator/lab_command simulator/minimise
+    simulator/redundancy       EDGE  -> time lorawan record simulator/bound simulator/channel simulator/check
+                                         simulator/device simulator/fleet simulator/lab simulator/scene
+                                         simulator/world
+    simulator/redundancy_command EDGE -> simulator/fleet simulator/redundancy
+    simulator/main             EDGE  -> simulator/check simulator/demo simulator/fleet simulator/lab_command
+                                         simulator/minimise simulator/redundancy_command
 ";
 
 /// Crates that PURE rooms do not name.

@@ -14,9 +14,9 @@ use std::time::Duration;
 use fuota_simulator::channel::Link;
 use fuota_simulator::check::{CheckOptions, Outcome};
 use fuota_simulator::checkers::{FragmentOnAir, Violation};
-use fuota_simulator::fleet::{Fleet, FleetOptions};
+use fuota_simulator::device::StackProfile;
+use fuota_simulator::fleet::{Fleet, FleetOptions, Stacks};
 use fuota_simulator::scene::Scene;
-use lorawan_fuota::lorawan::PackageVersion;
 use lorawan_fuota::lorawan::identifiers::DevEui;
 use lorawan_fuota::lorawan::region::Region;
 use lorawan_fuota::record::{DeviceState, SessionPhase, Task, TaskDevice, TaskId};
@@ -40,7 +40,7 @@ pub(crate) fn peer_with(change: impl FnOnce(&mut FleetOptions)) -> CheckOptions 
         region: Region::Eu868,
         data_rate: 5,
         uplink_interval: SECOND * 30,
-        packages: PackageVersion::V1,
+        stacks: Stacks::One(StackProfile::SpecV1),
     };
     change(&mut fleet);
     let container = Fleet::new(fleet).image(&[0; 1000]).unwrap().len() - 1000;
