@@ -25,11 +25,11 @@ check_worlds() {
         echo "does not build | -"
         return
     fi
-    timeout 900 "$CARGO_TARGET_DIR/debug/fuota-sim" check --seeds "$seeds" --quick --first >"$log" 2>&1 || status=$?
+    timeout 300 "$CARGO_TARGET_DIR/debug/fuota-sim" check --seeds "$seeds" --quick --first >"$log" 2>&1 || status=$?
     case $status in
         0) echo "not caught | $seeds" ;;
         1) echo "$(awk '/^  / { print $2 }' "$log" | sort -u | paste -sd ' ') | $(awk '/ worlds, / { print $1 }' "$log")" ;;
-        124) echo "hangs | -" ;;
+        124) echo "no verdict within five minutes | -" ;;
         *) echo "the simulator breaks off with $status | -" ;;
     esac
 }

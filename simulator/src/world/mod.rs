@@ -246,10 +246,7 @@ impl World {
     /// Has a command carried out; repeats it when a fault swallowed it.
     ///
     /// # Errors
-    /// The command is refused.
-    ///
-    /// # Panics
-    /// The server does not answer within an hour of virtual time.
+    /// The command is refused, or not answered within an hour of virtual time, which breaks a property.
     pub fn command(&mut self, command: &Command) -> Result<(), CommandError> {
         let give_up = self.now() + Duration::from_secs(3600);
         while self.now() < give_up && !self.stuck {
@@ -278,7 +275,8 @@ impl World {
             }
             self.jump();
         }
-        panic!("no answer to {command:?}");
+        self.give_up("a command has no answer within an hour".to_owned());
+        Err(CommandError::Unavailable("no answer".to_owned()))
     }
 
     /// Runs until `done` or the end of `within`; true when it was done.
