@@ -101,6 +101,7 @@ impl Fragmentation {
         let kept = (!forgets_counters).then_some(self.session_cnt_prev);
         *self = Self {
             session_cnt_prev: kept.unwrap_or_default(),
+            completed_at: self.completed_at,
             ..Self::default()
         };
     }

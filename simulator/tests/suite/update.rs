@@ -125,7 +125,9 @@ impl Update {
         };
         assert!(group.is_accepted());
         let expected = self.session_start.since(self.bench.now).as_secs();
-        assert!(u64::from(time_to_start).abs_diff(expected) <= 2);
+        // Some stacks count when they read the request, and answer up to three seconds later.
+        let off = u64::from(time_to_start).abs_diff(expected);
+        assert!(off <= 4, "{time_to_start} instead of {expected}");
         assert_eq!(self.set_up_fragmentation(data, 1), 0, "accepted");
     }
 
