@@ -10,8 +10,8 @@ use crate::lorawan::keys::{data_block_mic, encrypt_mc_key};
 use crate::lorawan::multicast_setup::{self, McGroupSetupReq, McSessionAns};
 use crate::lorawan::{PackageVersion, firmware_management, fragmentation};
 use crate::record::{
-    Capability, CleanupState, DeviceReason, DeviceState, FleetDevice, FragAlgo, McGroup,
-    NetworkRequest, Package, SessionPhase, SetupStage, TaskDevice, Uplink, VersionSource,
+    Capability, DeviceReason, DeviceState, FleetDevice, FragAlgo, McGroup, NetworkRequest, Package,
+    SessionPhase, SetupStage, TaskDevice, Uplink, VersionSource,
 };
 use crate::time::Timestamp;
 
@@ -351,10 +351,7 @@ impl Campaign {
         around: &mut Surroundings<'_>,
     ) {
         // A late second answer may be about the session the device was in before.
-        let asked = self
-            .devices
-            .get(&dev_eui)
-            .is_some_and(|d| d.frag_cleanup == CleanupState::Pending);
+        let asked = self.devices.get(&dev_eui).is_some_and(|d| d.setup.counted);
         if !asked
             || !self.in_setup(now, dev_eui, |session| {
                 session.record.block.frag_index == answer.frag_index

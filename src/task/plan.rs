@@ -224,8 +224,8 @@ impl Plan {
 }
 
 impl PlannedSession {
-    /// Not every device can be expected to be set up when the window opens, if set-up begins at `prepare_at`. Windows of
-    /// later waves wait for it.
+    /// Not every device can be expected to be set up when the window opens, if set-up begins at `prepare_at`. Windows
+    /// of later waves wait for it.
     pub fn opens_early(&self, prepare_at: Timestamp) -> bool {
         self.wave == 0 && self.window.start < prepare_at + self.setup
     }

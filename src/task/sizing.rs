@@ -233,9 +233,12 @@ pub fn frames_until_all(
     let n = f64::from(u32::try_from(count).unwrap_or(u32::MAX));
     let mean = m / (1.0 - p) + extra;
     let deviation = (m * p).sqrt() / (1.0 - p);
+    let at = |z: f64| u32::from(ceil_u16((mean + deviation * z).max(m))) * u32::from(blocks);
+    if n < 2.0 {
+        return (at(-1.645), at(0.0), at(1.645));
+    }
     // Expected maximum of n normal variables, and its quantiles at 5 % and 95 % (Gumbel).
     let location = (2.0 * (n + 1.0).ln()).sqrt();
-    let at = |z: f64| u32::from(ceil_u16((mean + deviation * z).max(m))) * u32::from(blocks);
     (at(location - 1.0), at(location), at(location + 1.6))
 }
 

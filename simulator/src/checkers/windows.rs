@@ -42,6 +42,12 @@ impl Windows {
 
     pub(super) fn commit(&mut self, at: Timestamp, changes: &[Change]) -> Vec<Broken> {
         let mut broken = Vec::new();
+        // Windows that passed while a task was held are late for a reason.
+        let tasks = changes.iter().filter_map(|change| match change {
+            Change::PutTask(task) => task.resumed_at,
+            _ => None,
+        });
+        self.started = tasks.fold(self.started, Timestamp::max);
         for change in changes {
             match change {
                 Change::PutDistributionSession(session) => {
