@@ -239,7 +239,8 @@ pub fn frames_until_all(
     }
     // Expected maximum of n normal variables, and its quantiles at 5 % and 95 % (Gumbel).
     let location = (2.0 * (n + 1.0).ln()).sqrt();
-    (at(location - 1.0), at(location), at(location + 1.6))
+    let below = if n < 10.0 { 2.0 } else { 1.0 };
+    (at(location - below), at(location), at(location + 1.6))
 }
 
 /// `TimeOut` of a class C window of at least `length`: the smallest n with 2^n seconds, at most 15 (TS005-2.0.0 §4.5).
