@@ -177,10 +177,10 @@ fn normal_cdf(z: f64) -> f64 {
     if z < 0.0 { tail } else { 1.0 - tail }
 }
 
-/// Coded fragments of a round of the Reed-Solomon code with `blocks` blocks, in whole turns. Any fragment of a block helps
-/// it, but the sender does not know which blocks lack what: every block gets as many as the one that lacks most can be
-/// expected to need. `lacking` is what is missing in the mean, summed over the blocks, less what came in excess: it may
-/// be negative. `lost` is what fell into the blocks at random and made them differ.
+/// Coded fragments of a round of the Reed-Solomon code with `blocks` blocks, in whole turns. Any fragment of a block
+/// helps it, but the sender does not know which blocks lack what: every block gets as many as the one that lacks most
+/// can be expected to need. `lacking` is what is missing in the mean, summed over the blocks, less what came in excess:
+/// it may be negative. `lost` is what fell into the blocks at random and made them differ.
 pub fn repair_frames_in_turns(
     blocks: u16,
     lacking: i32,
