@@ -83,7 +83,7 @@ pub struct Measured {
     pub rounds: u64,
     /// Status answers that came.
     pub answers: u64,
-    /// From the start of the window to the last frame.
+    /// From the start of the window to the last fragment.
     pub elapsed: Duration,
     /// Mean over the devices: from the start of the window until it is known that they have everything.
     pub listening: Duration,

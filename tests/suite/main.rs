@@ -7,6 +7,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod abp_restart;
+mod api_control;
 mod api_fleet;
 mod api_images;
 mod api_records;
