@@ -192,6 +192,8 @@ impl<S: Catalog> Api<S> {
             success: before.success,
             reboot: before.reboot,
             options: before.options,
+            waves: before.waves,
+            thresholds: before.thresholds,
             tags: before.tags,
             retry_of: Some(before.id),
             ..task_records::blank(id, self.now())

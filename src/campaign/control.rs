@@ -84,14 +84,13 @@ impl Campaign {
             .copied()
             .filter(|d| self.devices[d].state != DeviceState::Rebooting)
             .collect();
+        let evidence = match reason {
+            TaskReason::Requested => "the task was cancelled",
+            _ => "the task was given up",
+        };
         for dev_eui in stopped {
-            self.conclude(
-                now,
-                dev_eui,
-                DeviceState::Cancelled,
-                None,
-                "the task was cancelled".to_owned(),
-            );
+            let state = DeviceState::Cancelled;
+            self.conclude(now, dev_eui, state, None, evidence.to_owned());
         }
     }
 

@@ -94,13 +94,14 @@ impl Campaign {
         }
     }
 
-    /// The operator lets a task go on: what has gone wrong so far is accepted.
+    /// The operator lets a task go on: what has gone wrong so far is accepted, and a wave that is over is approved. One
+    /// that still runs is not: it was only held.
     pub(super) fn accept_failures(&mut self) {
-        self.task.failures_accepted = crate::record::FailuresAccepted {
-            ended: self.tally.ended,
-            failed: self.tally.failed,
-            wave: self.current_wave().map(|wave| wave.number),
-        };
+        let over = self.current_wave().filter(|wave| wave.ended_at.is_some());
+        let over = over.map(|wave| wave.number);
+        let accepted = &mut self.task.failures_accepted;
+        (accepted.ended, accepted.failed) = (self.tally.ended, self.tally.failed);
+        accepted.wave = over.or(accepted.wave);
     }
 
     fn current_wave(&self) -> Option<&Wave> {

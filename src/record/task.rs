@@ -157,7 +157,7 @@ pub struct FailuresAccepted {
     pub ended: u32,
     /// Of them those that failed.
     pub failed: u32,
-    /// The last wave that had begun; what comes after it may.
+    /// The last wave that was over; the next one may begin.
     pub wave: Option<u16>,
 }
 

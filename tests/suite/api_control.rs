@@ -19,6 +19,11 @@ async fn server() -> Server {
     let task = v1::FuotaTask {
         images: vec![image.name],
         display_name: "march".to_owned(),
+        thresholds: Some(v1::Thresholds {
+            max_failed_count: Some(9),
+            action: v1::ThresholdAction::Pause.into(),
+            ..Default::default()
+        }),
         ..Default::default()
     };
     let request = v1::CreateTaskRequest {
@@ -130,6 +135,7 @@ async fn a_retry_is_a_draft_for_those_who_were_not_brought_to_the_end() {
     assert_eq!(again.state(), v1::TaskState::Draft);
     assert_eq!(again.retry_of, "tasks/a");
     assert_eq!(again.display_name, "march");
+    assert_eq!(again.thresholds.unwrap().max_failed_count, Some(9));
     assert_eq!(again.device_counts.unwrap().total, 2);
     let request = v1::ListTaskDevicesRequest {
         parent: "tasks/b".to_owned(),

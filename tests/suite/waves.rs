@@ -120,6 +120,27 @@ fn a_wave_waits_for_its_approval_and_the_deadline_with_it() {
     );
 }
 
+#[test]
+fn holding_a_wave_does_not_approve_it() {
+    let (mut scene, task) = scene(5, |task, _| {
+        task.waves = WavePolicy {
+            cumulative_percent: vec![20],
+            approval: Approval::AfterFirst,
+            ..WavePolicy::default()
+        };
+    });
+    scene.world.run_until(Duration::from_secs(20), |_| false);
+    for command in [
+        Command::PauseTask(task.id.clone()),
+        Command::ResumeTask(task.id.clone()),
+    ] {
+        scene.world.command(&command).unwrap();
+    }
+    let held = run_until_held(&mut scene, &task);
+    assert_eq!(held.state, TaskState::AwaitingApproval);
+    assert_eq!(running(&scene, &task), 2);
+}
+
 /// Devices whose image check rejects what they receive.
 fn rejects(
     numbers: std::ops::Range<u64>,
