@@ -15,10 +15,10 @@ use lorawan_fuota::lorawan::{
     PackageVersion, clock_sync, firmware_management, fragmentation, multicast_setup,
 };
 use lorawan_fuota::record::{
-    AfterReboot, DecoderLimits, DeviceKeys, DeviceProfile, DeviceSettings, FCntReset, FragAlgo,
-    GatewaySettings, Image, ImageContainer, JoinState, LorawanVersion, MulticastKeys, Package,
-    Packages, RebootMode, Sha256, StatusInterpretation, SuccessCriterion, Task, TaskCounters,
-    TaskDevice, TaskId, TaskOptions, TaskState, TenantId, UplinkField, VersionSource,
+    AfterReboot, DecoderLimits, DeviceClass, DeviceKeys, DeviceProfile, DeviceSettings, FCntReset,
+    FragAlgo, GatewaySettings, Image, ImageContainer, JoinState, LorawanVersion, MulticastKeys,
+    Package, Packages, RebootMode, Sha256, StatusInterpretation, SuccessCriterion, Task,
+    TaskCounters, TaskDevice, TaskId, TaskOptions, TaskState, TenantId, UplinkField, VersionSource,
 };
 use lorawan_fuota::runtime::{Command, NewDevice};
 use lorawan_fuota::time::Timestamp;
@@ -50,6 +50,10 @@ pub struct CheckOptions {
     pub faults: Faults,
     /// Share of each gateway's air the server may use.
     pub air_share_permille: u16,
+    /// Class of the sessions. For class B the gateways send beacons, and the devices listen for them.
+    pub class: DeviceClass,
+    /// The gateways have GPS time, and send at one instant.
+    pub gps: bool,
 }
 
 /// What a task asks for, and what devices claim and know of it.
@@ -130,6 +134,8 @@ impl Default for CheckOptions {
             reed_solomon: ReedSolomon::No,
             faults: Faults::default(),
             air_share_permille: 1000,
+            class: DeviceClass::C,
+            gps: false,
         }
     }
 }
@@ -186,6 +192,8 @@ impl CheckOptions {
             reed_solomon: ReedSolomon::No,
             faults,
             air_share_permille: 1000,
+            class: DeviceClass::C,
+            gps: false,
         }
         .with_troubles()
     }
@@ -209,6 +217,10 @@ impl CheckOptions {
             self.fleet.data_rate = 0;
             self.image_bytes = 6500;
             self.air_share_permille = 1000;
+        }
+        self.gps = random.chance(0.15);
+        if random.chance(0.08) && self.fleet.stacks.run_class_b() {
+            (self.class, self.gps) = (DeviceClass::B, true);
         }
         self
     }
@@ -258,12 +270,18 @@ pub(crate) fn lab(options: &CheckOptions, fleet: &Fleet, start: Timestamp) -> La
     let seed = options.fleet.seed;
     let devices = fleet.devices.iter().cloned().map(|mut config| {
         config.limits.reed_solomon = options.reed_solomon.is_known_by(config.dev_eui);
+        config.class_b = options.class == DeviceClass::B;
         EndDevice::new(config, seed, start)
     });
-    let gateways = fleet
-        .gateways
-        .iter()
-        .map(|eui| Gateway::new(GatewayConfig::new(*eui, options.fleet.region)));
+    let gateways = fleet.gateways.iter().map(|eui| {
+        let mut gateway = Gateway::new(GatewayConfig {
+            gps: options.gps,
+            beaconing: options.class == DeviceClass::B,
+            ..GatewayConfig::new(*eui, options.fleet.region)
+        });
+        gateway.start_beacons(start);
+        gateway
+    });
     let channel = ChannelConfig {
         uplink_loss: options.fleet.loss,
         downlink_loss: options.fleet.loss,
@@ -304,8 +322,8 @@ pub(crate) fn enter(world: &mut World, options: &CheckOptions, fleet: &Fleet, st
             antenna_gain_dbi: 0.0,
             cable_loss_db: 0.0,
             max_eirp_dbm: None,
-            gps: false,
-            beaconing: false,
+            gps: options.gps,
+            beaconing: options.class == DeviceClass::B,
             lead_time: Duration::from_millis(300),
             air_share_permille: options.air_share_permille,
             created_at: start,
@@ -344,7 +362,7 @@ fn profile(options: &CheckOptions, stack: StackProfile, reed_solomon: bool) -> D
         display_name: String::new(),
         lorawan_version: LorawanVersion::V1_0_4,
         region: options.fleet.region,
-        supports_class_b: false,
+        supports_class_b: options.class == DeviceClass::B,
         supports_class_c: true,
         always_class_c: false,
         packages: Packages {
@@ -470,6 +488,7 @@ pub(crate) fn task(options: &CheckOptions, image: &Image, start: Timestamp) -> T
                 ReedSolomon::No => FragAlgo::Ts004,
                 _ => FragAlgo::ReedSolomon,
             },
+            class: Some(options.class),
             ..TaskOptions::default()
         },
         state: TaskState::Draft,

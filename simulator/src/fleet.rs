@@ -71,6 +71,14 @@ impl Stacks {
         }
     }
 
+    /// All of them run class B sessions on devices that have class B.
+    pub(crate) fn run_class_b(self) -> bool {
+        match self {
+            Self::One(stack) => stack.quirks().multicast.class_b.is_honest(),
+            Self::Mix => false,
+        }
+    }
+
     /// The stack of the device with this number.
     fn of_device(self, number: usize) -> StackProfile {
         match self {

@@ -1,19 +1,21 @@
 //! A simulated gateway: the transmit queue of a Semtech packet forwarder, one radio, one microsecond counter.
 //!
 //! PURE. Follows the just-in-time queue of the forwarder for the SX1302: 32 entries, 42.5 ms between frames, frames
-//! taken up to 512 s ahead. While it sends it hears nothing. Beacons and GPS are not simulated. The rules of the region
-//! are watched, not enforced: a real gateway sends what it is told.
+//! taken up to 512 s ahead. While it sends it hears nothing. The rules of the region are watched, not enforced: a real
+//! gateway sends what it is told.
 
 use std::collections::VecDeque;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use lorawan_fuota::lorawan::airtime::DataRate;
+use lorawan_fuota::lorawan::class_b::{BEACON_GUARD, BEACON_RESERVED};
 use lorawan_fuota::lorawan::frame::{Direction, MAX_PHY_LENGTH};
 use lorawan_fuota::lorawan::identifiers::GatewayEui;
 use lorawan_fuota::lorawan::region::Region;
-use lorawan_fuota::time::Timestamp;
+use lorawan_fuota::time::{GpsTime, Timestamp};
 
+use crate::beacon::Beacon;
 use crate::rule_watch::{Breach, RuleWatch};
 
 /// Time the radio needs to start.
@@ -26,6 +28,8 @@ const JITTER: Duration = Duration::from_micros(40_000);
 const BEFORE: Duration = START_DELAY.saturating_add(JITTER);
 /// How far ahead a frame may lie.
 const ADVANCE_MAX: Duration = Duration::from_secs(512);
+/// Conducted power of beacons, in dBm.
+const BEACON_POWER_DBM: i8 = 14;
 /// Frames kept to tell whether the gateway was deaf; the longest uplink lasts less than 3 s.
 const SENT_KEPT: usize = 64;
 
@@ -46,6 +50,10 @@ pub struct GatewayConfig {
     pub queue_length: usize,
     /// Its microsecond counter at the Unix epoch.
     pub counter_offset: u32,
+    /// It has GPS time.
+    pub gps: bool,
+    /// It sends beacons; needs `gps`.
+    pub beaconing: bool,
 }
 
 impl GatewayConfig {
@@ -66,6 +74,8 @@ impl GatewayConfig {
             antenna_gain_db: 0,
             queue_length: 32,
             counter_offset: 0,
+            gps: false,
+            beaconing: false,
         }
     }
 }
@@ -77,6 +87,8 @@ pub enum TxWhen {
     Immediately,
     /// When the gateway's counter shows this.
     Counter(u32),
+    /// At this GPS time.
+    Gps(GpsTime),
 }
 
 /// A frame to be sent.
@@ -106,6 +118,12 @@ pub enum TxError {
     /// Another frame is in the way.
     #[error("collides with a queued frame")]
     CollisionPacket,
+    /// A beacon is in the way.
+    #[error("collides with a beacon")]
+    CollisionBeacon,
+    /// It has no GPS time.
+    #[error("no GPS")]
+    GpsUnlocked,
     /// The queue is full. The forwarder reports it as [`TxError::CollisionPacket`].
     #[error("queue full")]
     QueueFull,
@@ -138,6 +156,18 @@ pub struct OnAir {
     pub phy_payload: Vec<u8>,
     /// Conducted power, in dBm.
     pub power_dbm: i8,
+    /// A class B beacon, which has no header of its own.
+    pub beacon: bool,
+}
+
+impl OnAir {
+    /// The same frame from another gateway at the same instant.
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.start == other.start
+            && self.frequency_hz == other.frequency_hz
+            && self.data_rate == other.data_rate
+            && self.phy_payload == other.phy_payload
+    }
 }
 
 /// A frame as a gateway received it.
@@ -190,6 +220,8 @@ pub struct Gateway {
     counts: GatewayCounts,
     /// Cut off from the server, or without power.
     down: bool,
+    /// The beacon it sends next.
+    beacon: Option<Beacon>,
 }
 
 #[derive(Clone, Debug)]
@@ -211,6 +243,7 @@ impl Gateway {
             rules,
             counts: GatewayCounts::default(),
             down: false,
+            beacon: None,
         }
     }
 
@@ -254,9 +287,18 @@ impl Gateway {
         u32::from_le_bytes([a, b, c, d]).wrapping_add(self.config.counter_offset)
     }
 
+    /// Begins to send beacons, if it is a gateway that does.
+    pub fn start_beacons(&mut self, now: Timestamp) {
+        if self.config.gps && self.config.beaconing {
+            self.beacon = Beacon::next(self.config.region, now);
+        }
+    }
+
     /// When it next sends.
     pub fn next_event(&self) -> Option<Timestamp> {
-        self.queue.first().map(|queued| queued.start)
+        let frame = self.queue.first().map(|queued| queued.start);
+        let beacon = self.beacon.as_ref().map(|beacon| beacon.start);
+        frame.into_iter().chain(beacon).min()
     }
 
     /// A frame that was on air at its antenna, strong enough to be heard: what it received, if it was not sending.
@@ -298,9 +340,42 @@ impl Gateway {
     pub fn advance(&mut self, now: Timestamp) -> Vec<OnAir> {
         let due = self.queue.partition_point(|queued| queued.start <= now);
         let due: Vec<Queued> = self.queue.drain(..due).collect();
-        due.into_iter()
+        let mut frames: Vec<OnAir> = due
+            .into_iter()
             .filter_map(|queued| self.send(queued))
-            .collect()
+            .collect();
+        while let Some(beacon) = self.beacon.take_if(|beacon| beacon.start <= now) {
+            self.beacon = Beacon::next(self.config.region, beacon.start + Duration::from_secs(1));
+            frames.push(self.send_beacon(&beacon));
+        }
+        frames
+    }
+
+    fn send_beacon(&mut self, beacon: &Beacon) -> OnAir {
+        let payload = beacon.payload(self.config.region);
+        let length = u8::try_from(payload.len()).unwrap_or(u8::MAX);
+        let air_us = beacon.data_rate.time_on_air_us(length, Direction::Downlink);
+        self.put_on_air(OnAir {
+            start: beacon.start,
+            end: beacon.start + Duration::from_micros(air_us.into()),
+            frequency_hz: beacon.frequency_hz,
+            data_rate: beacon.data_rate,
+            phy_payload: payload,
+            power_dbm: BEACON_POWER_DBM,
+            beacon: true,
+        })
+    }
+
+    fn put_on_air(&mut self, frame: OnAir) -> OnAir {
+        let air_us = frame.end.since(frame.start).as_micros();
+        self.counts.sent += 1;
+        self.counts.air_us += u64::try_from(air_us).unwrap_or(u64::MAX);
+        if self.sent.len() == SENT_KEPT {
+            self.sent.pop_front();
+        }
+        self.sent.push_back((frame.start, frame.end));
+        self.rules.count(&frame);
+        frame
     }
 
     fn enqueue(&mut self, now: Timestamp, request: TxRequest) -> Result<(), TxError> {
@@ -324,7 +399,15 @@ impl Gateway {
         let counted = Duration::from_millis(air_us.div_ceil(1000).into());
         let start = match request.when {
             TxWhen::Immediately => self.first_gap(now, counted),
-            TxWhen::Counter(counter) => self.slot(now, counter, counted)?,
+            TxWhen::Counter(counter) => {
+                self.slot(now, self.ahead(now, counter)?, counted, false)?
+            }
+            TxWhen::Gps(at) if self.config.gps => {
+                let ahead_us = at.to_unix().micros_since(now);
+                let ahead = u64::try_from(ahead_us).map_err(|_| TxError::TooLate)?;
+                self.slot(now, Duration::from_micros(ahead), counted, true)?
+            }
+            TxWhen::Gps(_) => return Err(TxError::GpsUnlocked),
         };
         let at = self.queue.partition_point(|queued| queued.start <= start);
         self.queue.insert(
@@ -338,11 +421,21 @@ impl Gateway {
         Ok(())
     }
 
-    /// The moment a counter means, if a frame may start then.
-    fn slot(&self, now: Timestamp, counter: u32, counted: Duration) -> Result<Timestamp, TxError> {
+    /// How far ahead a counter is.
+    fn ahead(&self, now: Timestamp, counter: u32) -> Result<Duration, TxError> {
         let ahead_us = counter.wrapping_sub(self.counter(now)).cast_signed();
         let ahead = u64::try_from(ahead_us).map_err(|_| TxError::TooLate)?;
-        let ahead = Duration::from_micros(ahead);
+        Ok(Duration::from_micros(ahead))
+    }
+
+    /// The moment so far ahead, if a frame may start then. Frames of class B keep clear of the guard before a beacon too.
+    fn slot(
+        &self,
+        now: Timestamp,
+        ahead: Duration,
+        counted: Duration,
+        class_b: bool,
+    ) -> Result<Timestamp, TxError> {
         if ahead <= BEFORE + MARGIN {
             return Err(TxError::TooLate);
         }
@@ -354,11 +447,26 @@ impl Gateway {
             .queue
             .iter()
             .any(|queued| queued.collides(start, counted));
+        let guard = if class_b {
+            BEACON_GUARD
+        } else {
+            Duration::ZERO
+        };
+        if self.meets_beacon(start, start + counted + guard) {
+            return Err(TxError::CollisionBeacon);
+        }
         if collides {
             Err(TxError::CollisionPacket)
         } else {
             Ok(start)
         }
+    }
+
+    /// Whether one of its beacons, or the time reserved behind it, lies between two moments.
+    fn meets_beacon(&self, from: Timestamp, to: Timestamp) -> bool {
+        let beacons = self.config.gps && self.config.beaconing;
+        let last = Beacon::last(self.config.region, to).filter(|_| beacons);
+        last.is_some_and(|beacon| from < beacon.start + BEACON_RESERVED)
     }
 
     /// The first moment an immediate frame may start: now, or a wide gap behind a queued frame.
@@ -399,15 +507,9 @@ impl Gateway {
             data_rate: request.data_rate,
             phy_payload: request.phy_payload,
             power_dbm: request.power_dbm,
+            beacon: false,
         };
-        self.counts.sent += 1;
-        self.counts.air_us += u64::from(air_us);
-        if self.sent.len() == SENT_KEPT {
-            self.sent.pop_front();
-        }
-        self.sent.push_back((frame.start, frame.end));
-        self.rules.count(&frame);
-        Some(frame)
+        Some(self.put_on_air(frame))
     }
 }
 

@@ -244,6 +244,7 @@ impl Lab {
                 data_rate: uplink.data_rate,
                 phy_payload: uplink.phy_payload,
                 power_dbm: 14,
+                beacon: false,
             };
             self.take_off(frame.end, Flight::Uplink { device: at, frame });
         }
@@ -265,6 +266,7 @@ impl Lab {
                     ..
                 } => {
                     *other != gateway
+                        && !on_air.is_same(&frame)
                         && on_air.frequency_hz == frame.frequency_hz
                         && frame.start < on_air.end
                 }
@@ -287,9 +289,25 @@ impl Lab {
     /// Which devices lock on a frame that begins.
     fn listeners(&mut self, gateway: GatewayEui, frame: &OnAir) -> Vec<usize> {
         let mut listeners = Vec::new();
+        // The same frame from two gateways at one instant is one frame to a receiver: either link may bring it.
+        let joint: BTreeSet<usize> = self
+            .flights
+            .values()
+            .filter_map(|flight| match flight {
+                Flight::Downlink {
+                    frame: other,
+                    listeners,
+                    ..
+                } if other.is_same(frame) => Some(listeners),
+                Flight::Downlink { .. } | Flight::Uplink { .. } => None,
+            })
+            .flatten()
+            .copied()
+            .collect();
         for (at, member) in self.devices.iter_mut().enumerate() {
             let (hz, data_rate) = (frame.frequency_hz, frame.data_rate);
-            let locked = member.locked_until.is_some_and(|until| frame.start < until);
+            let locked = member.locked_until.is_some_and(|until| frame.start < until)
+                && !joint.contains(&at);
             if locked
                 || !member.device.hears(hz, data_rate, frame.start, frame.end)
                 || self
@@ -323,7 +341,14 @@ impl Lab {
                 self.channel
                     .downlink_arrives(frame.end, gateway, member.device.dev_eui());
             if stayed && arrives {
-                member.device.receive(frame.end, &frame.phy_payload);
+                if frame.beacon {
+                    let payload = &frame.phy_payload;
+                    member
+                        .device
+                        .receive_beacon(frame.end, frame.start, payload);
+                } else {
+                    member.device.receive(frame.end, &frame.phy_payload);
+                }
                 self.reschedule_device(at, None);
             } else {
                 self.counts.downlinks_lost += 1;

@@ -5,6 +5,7 @@
 //! `realtime` runs a lab against the wall clock and real sockets. `fleet` describes what to run, `operator` and
 //! `server` do over gRPC and processes what a user would.
 
+pub mod beacon;
 pub mod bound;
 pub mod channel;
 pub mod check;

@@ -164,6 +164,7 @@ mod tests {
             data_rate: Region::Eu868.data_rate(5, Direction::Downlink).unwrap(),
             phy_payload: vec![0],
             power_dbm,
+            beacon: false,
         }
     }
 

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use lorawan_fuota::lorawan::airtime::DataRate;
 use lorawan_fuota::lorawan::identifiers::GatewayEui;
+use lorawan_fuota::time::GpsTime;
 
 use crate::gateway::{GatewayCounts, Received, TxError, TxRequest, TxWhen};
 
@@ -153,7 +154,13 @@ fn read_txpk(bytes: &[u8]) -> Result<TxRequest, DatagramError> {
     } else {
         let counter = txpk.get("tmst").and_then(Value::as_u64);
         let counter = counter.and_then(|counter| u32::try_from(counter).ok());
-        TxWhen::Counter(counter.ok_or(DatagramError::Field("tmst"))?)
+        let gps_ms = txpk.get("tmms").and_then(Value::as_i64);
+        let gps = gps_ms.and_then(|ms| ms.checked_mul(1_000));
+        match (counter, gps.map(GpsTime::from_micros)) {
+            (Some(counter), _) => TxWhen::Counter(counter),
+            (None, Some(at)) => TxWhen::Gps(at),
+            (None, None) => return Err(DatagramError::Field("tmst")),
+        }
     };
     // A device hears a downlink only if it is inverted, and without a CRC.
     let lora = txpk.get("modu").and_then(Value::as_str) == Some("LORA");
@@ -223,6 +230,8 @@ fn error_word(error: TxError) -> &'static str {
         TxError::CollisionPacket | TxError::QueueFull | TxError::UnknownGateway | TxError::Size => {
             "COLLISION_PACKET"
         }
+        TxError::CollisionBeacon => "COLLISION_BEACON",
+        TxError::GpsUnlocked => "GPS_UNLOCKED",
         TxError::TxFreq => "TX_FREQ",
         TxError::TxPower => "TX_POWER",
     }

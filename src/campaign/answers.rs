@@ -99,13 +99,14 @@ impl Campaign {
             UplinkCommand::McGroupSetupAns(answer) => {
                 self.group_answered(now, dev_eui, answer, around)
             }
-            UplinkCommand::McClassCSessionAns(answer) => {
+            UplinkCommand::McClassCSessionAns(answer)
+            | UplinkCommand::McClassBSessionAns(answer) => {
                 self.window_answered(now, uplink, &answer, around)
             }
             UplinkCommand::McGroupDeleteAns(answer) => {
                 self.group_deleted(now, dev_eui, answer.mc_group_id, around)
             }
-            // Class B sessions and group status are not asked for; a bare identifier is a refusal without words: the
+            // Group status is not asked for; a bare identifier is a refusal without words: the
             // command is repeated until its attempts are used up.
             _ => {}
         }

@@ -14,6 +14,7 @@ use crate::record::{
     CleanupState, DeviceReason, DeviceState, FleetDevice, FragSlot, McSlot, PollKind, SessionPhase,
     Target, TaskDevice, UplinkRef, fragments_sent,
 };
+use crate::task::sizing;
 use crate::time::Timestamp;
 
 use super::setup::LATE_LEAD;
@@ -45,10 +46,10 @@ pub(super) struct Talk {
 pub(super) enum Command {
     /// `PackageVersionReq` of TS004.
     ProbeFragmentation,
-    /// `McGroupSetupReq` and `McClassCSessionReq` in one frame, with `PackageVersionReq` as long as the version of
+    /// `McGroupSetupReq` and the session request in one frame, with `PackageVersionReq` as long as the version of
     /// TS005 is unknown: these commands are the same in all versions, so that nothing can be misread.
     GroupAndWindow,
-    /// `McClassCSessionReq`.
+    /// `McClassCSessionReq` or `McClassBSessionReq`.
     Window,
     /// `ForceDeviceResyncReq`.
     Resync,
@@ -88,7 +89,7 @@ impl Command {
         match self {
             Self::ProbeFragmentation => "PackageVersionReq",
             Self::GroupAndWindow => "McGroupSetupReq",
-            Self::Window => "McClassCSessionReq",
+            Self::Window => "the session request",
             Self::Resync => "ForceDeviceResyncReq",
             Self::FragSession => "FragSessionSetupReq",
             Self::Status => "FragSessionStatusReq",
@@ -479,22 +480,33 @@ impl Campaign {
         device: &FleetDevice,
         record: &TaskDevice,
     ) -> Option<Vec<multicast_setup::DownlinkCommand>> {
-        use multicast_setup::{DownlinkCommand, McClassCSessionReq, McGroupDeleteReq};
+        use multicast_setup::{
+            DownlinkCommand, McClassBSessionReq, McClassCSessionReq, McGroupDeleteReq,
+        };
         let session = self.session_of(record)?;
         let mc_group_id = session.record.mc_group_id;
         let window = || {
-            DownlinkCommand::McClassCSessionReq(McClassCSessionReq {
-                mc_group_id,
-                session_time: record
-                    .setup
-                    .late_start
-                    .unwrap_or(session.record.window.start)
-                    .to_gps()
-                    .wire_seconds(),
-                session_time_out: session.record.window.time_out,
-                dl_freq_hz: session.record.frequency_hz,
-                dr: session.record.data_rate,
-            })
+            let window = session.record.window;
+            let start = record.setup.late_start.unwrap_or(window.start);
+            let session_time = start.to_gps().wire_seconds();
+            let (dl_freq_hz, dr) = (session.record.frequency_hz, session.record.data_rate);
+            match session.record.ping_slots {
+                Some(periodicity) => DownlinkCommand::McClassBSessionReq(McClassBSessionReq {
+                    mc_group_id,
+                    session_time,
+                    periodicity: periodicity.number(),
+                    session_time_out: window.time_out,
+                    dl_freq_hz,
+                    dr,
+                }),
+                None => DownlinkCommand::McClassCSessionReq(McClassCSessionReq {
+                    mc_group_id,
+                    session_time,
+                    session_time_out: window.time_out,
+                    dl_freq_hz,
+                    dr,
+                }),
+            }
         };
         Some(match command {
             Command::GroupAndWindow => {
@@ -565,9 +577,10 @@ impl Campaign {
             return;
         };
         if matches!(command, Command::GroupAndWindow | Command::Window) {
+            let class = session.record.class;
             record.setup.late_start = session
                 .is_running()
-                .then(|| (now + delay + LATE_LEAD).ceil_gps_second());
+                .then(|| sizing::window_opens(class, now + delay + LATE_LEAD));
         }
         match command {
             Command::GroupAndWindow => {

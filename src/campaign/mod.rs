@@ -28,10 +28,10 @@ use std::sync::Arc;
 
 use crate::lorawan::identifiers::{DevEui, GatewayEui};
 use crate::record::{
-    Change, CleanupState, DeviceReason, DeviceState, DistributionSession, Downlink, DownlinkId,
-    Fleet, Image, MulticastGroupId, NetworkRequest, RebootMode, SessionId, SessionPhase,
-    SuccessCriterion, Target, Task, TaskDevice, TaskReason, TaskSnapshot, TaskState, TxReport,
-    Uplink, UplinkRef, Wave,
+    Change, CleanupState, DeviceClass, DeviceReason, DeviceState, DistributionSession, Downlink,
+    DownlinkId, Fleet, Image, MulticastGroupId, NetworkRequest, RebootMode, SessionId,
+    SessionPhase, SuccessCriterion, Target, Task, TaskDevice, TaskReason, TaskSnapshot, TaskState,
+    TxReport, Uplink, UplinkRef, Wave,
 };
 use crate::task::{Plan, sizing};
 use crate::time::Timestamp;
@@ -82,6 +82,18 @@ pub struct Surroundings<'a> {
     pub fleet: &'a mut Fleet,
     /// Gateways heard of lately.
     pub gateways: &'a BTreeSet<GatewayEui>,
+    /// Those of them that serve class B.
+    pub class_b_gateways: &'a BTreeSet<GatewayEui>,
+}
+
+impl Surroundings<'_> {
+    /// Gateways that can send in the windows of a class.
+    fn gateways_for(&self, class: DeviceClass) -> &BTreeSet<GatewayEui> {
+        match class {
+            DeviceClass::B => self.class_b_gateways,
+            DeviceClass::A | DeviceClass::C => self.gateways,
+        }
+    }
 }
 
 /// Something that happened.
@@ -268,6 +280,7 @@ impl Campaign {
                 roll_calls: 0,
                 rounds: Vec::new(),
                 airtime_us: BTreeMap::new(),
+                ping_slots: s.ping_slots,
             })
             .collect();
         let snapshot = TaskSnapshot {

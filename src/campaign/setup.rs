@@ -3,15 +3,16 @@
 //! TS005 §4 and TS004 §3. What a device has to be asked is a function of its record and of the session's; nothing here
 //! keeps time apart from the window's start.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::lorawan::identifiers::DevEui;
 use crate::lorawan::keys::{data_block_mic, encrypt_mc_key};
 use crate::lorawan::multicast_setup::{self, McGroupSetupReq, McSessionAns};
-use crate::lorawan::{PackageVersion, firmware_management, fragmentation};
+use crate::lorawan::{PackageVersion, class_b, firmware_management, fragmentation};
 use crate::record::{
-    Capability, DeviceReason, DeviceState, FleetDevice, FragAlgo, McGroup, NetworkRequest, Package,
-    SessionPhase, SetupStage, TaskDevice, Uplink, VersionSource,
+    Capability, DeviceClass, DeviceReason, DeviceState, FleetDevice, FragAlgo, McGroup,
+    NetworkRequest, Package, SessionPhase, SetupStage, TaskDevice, Uplink, VersionSource,
 };
 use crate::time::Timestamp;
 
@@ -19,8 +20,10 @@ use super::conversation::Command;
 use super::distribution::SessionRun;
 use super::{Campaign, Surroundings, keys};
 
-/// A session request that reaches the device later than this before the window is useless.
+/// A class C session request that reaches the device later than this before the window is useless.
 const LATEST_REQUEST: Duration = Duration::from_secs(3);
+/// In class B the device has to hear a beacon before.
+const LATEST_REQUEST_CLASS_B: Duration = class_b::BEACON_PERIOD.saturating_mul(2);
 /// From when a late device is on air with its session request to the start of its own window.
 pub(super) const LATE_LEAD: Duration = Duration::from_secs(3);
 /// How far `TimeToStart` may be from what it should be: seconds of queueing and of rounding, not a wrong clock.
@@ -71,7 +74,7 @@ impl Campaign {
             return Some(Command::Version);
         }
         let window = session.record.window;
-        if !session.is_running() && now + LATEST_REQUEST >= window.start {
+        if !session.is_running() && now + latest_request(window.class) >= window.start {
             return None;
         }
         if record.setup.resync && packages.clock_sync.is_some() {
@@ -154,6 +157,8 @@ impl Campaign {
             frequency_hz: record.frequency_hz,
             data_rate: record.data_rate,
             gateways: record.gateways.clone(),
+            ping_slots: record.ping_slots,
+            turns: BTreeMap::new(),
         })
     }
 
@@ -251,7 +256,7 @@ impl Campaign {
         self.check_ready(now, dev_eui);
     }
 
-    /// `McClassCSessionAns`: its errors, or whether the device's clock agrees with ours.
+    /// `McClassCSessionAns` or `McClassBSessionAns`: its errors, or whether the device's clock agrees with ours.
     pub(super) fn window_answered(
         &mut self,
         now: Timestamp,
@@ -291,7 +296,8 @@ impl Campaign {
         let Some(time_to_start) = answer.time_to_start.filter(|_| reason.is_none()) else {
             if self.is_believed(dev_eui) {
                 let evidence = format!(
-                    "McClassCSessionAns refuses: {:?}",
+                    "{} refuses: {:?}",
+                    session_ans(window.class),
                     answer.errors().collect::<Vec<_>>()
                 );
                 let reason = reason.unwrap_or(DeviceReason::McGroupUndefined);
@@ -521,5 +527,20 @@ impl Campaign {
                 session.coming.insert(dev_eui);
             }
         }
+    }
+}
+
+fn latest_request(class: DeviceClass) -> Duration {
+    match class {
+        DeviceClass::B => LATEST_REQUEST_CLASS_B,
+        DeviceClass::A | DeviceClass::C => LATEST_REQUEST,
+    }
+}
+
+/// The name of the answer to a session request.
+fn session_ans(class: DeviceClass) -> &'static str {
+    match class {
+        DeviceClass::B => "McClassBSessionAns",
+        DeviceClass::A | DeviceClass::C => "McClassCSessionAns",
     }
 }

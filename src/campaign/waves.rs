@@ -165,7 +165,8 @@ impl Campaign {
                 continue;
             }
             let members: Vec<DevEui> = self.members(session).map(|d| d.dev_eui).collect();
-            let ready = self.setup_ends(now, &members, around);
+            let class = self.sessions[session].record.class;
+            let ready = self.setup_ends(now, &members, class, around);
             let record = &mut self.sessions[session].record;
             record.phase = SessionPhase::Preparing;
             record.window.start = record.window.start.max(ready);

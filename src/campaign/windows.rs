@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::lorawan::PackageVersion;
+use crate::lorawan::class_b::PingSlotPeriodicity;
 use crate::lorawan::identifiers::DevEui;
 use crate::lorawan::region::Region;
 use crate::record::{
@@ -88,8 +89,8 @@ impl Campaign {
             }
         }
         let fleet = &around.fleet;
-        let gateways =
-            plan::covering_gateways(ready.iter().filter_map(|d| fleet.get(*d)), around.gateways);
+        let usable = around.gateways_for(window.class);
+        let gateways = plan::covering_gateways(ready.iter().filter_map(|d| fleet.get(*d)), usable);
         let loss = self.expected_loss(&ready, fleet);
         let Some(session) = self.sessions.get_mut(number) else {
             return;
@@ -226,7 +227,8 @@ impl Campaign {
                 .keys()
                 .any(|gateway| chosen.contains(gateway))
         });
-        let more = plan::covering_gateways(out_of_reach, around.gateways);
+        let usable = around.gateways_for(session.record.class);
+        let more = plan::covering_gateways(out_of_reach, usable);
         if !more.is_empty() {
             session.record.gateways.extend(more);
             self.changed.sessions.insert(session.record.id.number);
@@ -305,7 +307,7 @@ impl Campaign {
         };
         let next = Next {
             frag_algo: session.record.block.frag_algo,
-            start: self.setup_ends(now, &late, around),
+            start: self.setup_ends(now, &late, session.record.class, around),
             why: "not set up before its window",
             reason: DeviceReason::WindowClosed,
         };
@@ -323,7 +325,7 @@ impl Campaign {
         let Some(session) = self.sessions.get(number) else {
             return;
         };
-        let set_up = self.setup_ends(now, &[dev_eui], around);
+        let set_up = self.setup_ends(now, &[dev_eui], session.record.class, around);
         let next = Next {
             frag_algo: FragAlgo::Ts004,
             start: set_up.max(session.record.window.start),
@@ -406,7 +408,7 @@ impl Campaign {
         record.window = SessionWindow {
             number: 0,
             start: wanted.start,
-            time_out: record.window.time_out,
+            ..record.window
         };
         record.block.frag_algo = wanted.frag_algo;
         (record.uncoded_sent, record.coded_sent, record.coded_target) = (0, 0, 0);
@@ -447,7 +449,10 @@ impl Campaign {
     /// The window is over, or passed without anybody: another one is announced, and what devices hold is kept.
     pub(super) fn next_window(&mut self, now: Timestamp, number: usize, around: &Surroundings<'_>) {
         let members: Vec<DevEui> = self.members(number).map(|d| d.dev_eui).collect();
-        let start = self.setup_ends(now, &members, around);
+        let Some(class) = self.sessions.get(number).map(|s| s.record.class) else {
+            return;
+        };
+        let start = self.setup_ends(now, &members, class, around);
         let Some(session) = self.sessions.get_mut(number) else {
             return;
         };
@@ -482,13 +487,15 @@ impl Campaign {
         &self,
         now: Timestamp,
         devices: &[DevEui],
+        class: DeviceClass,
         around: &Surroundings<'_>,
     ) -> Timestamp {
         let interval = devices
             .iter()
             .filter_map(|d| Some(around.fleet.get(*d)?.profile.uplink_interval))
             .max();
-        (now + interval.unwrap_or_default() * 3 + Duration::from_secs(15)).ceil_gps_second()
+        let set_up = now + interval.unwrap_or_default() * 3 + Duration::from_secs(15);
+        sizing::window_opens(class, set_up)
     }
 
     /// No fragment will be sent in this session any more.
@@ -534,6 +541,7 @@ fn kind(
 ) -> (
     Region,
     DeviceClass,
+    Option<PingSlotPeriodicity>,
     u8,
     u32,
     PackageVersion,
@@ -548,6 +556,7 @@ fn kind(
     (
         session.region,
         session.class,
+        session.ping_slots,
         session.data_rate,
         session.frequency_hz,
         session.multicast_version,

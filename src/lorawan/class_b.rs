@@ -36,7 +36,9 @@ const BEACON_RESERVED_MICROS: i64 = 2_120_000;
 const PING_SLOT_MICROS: i64 = 30_000;
 
 /// How often an address listens: `Periodicity`, 0 (about every second) to 7 (once a beacon period).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 #[serde(try_from = "u8", into = "u8")]
 pub struct PingSlotPeriodicity(u8);
 

@@ -53,6 +53,13 @@ pub struct GatewaySettings {
     pub updated_at: Timestamp,
 }
 
+impl GatewaySettings {
+    /// It can serve class B sessions: it sends beacons, and frames at GPS times.
+    pub fn sends_class_b(&self) -> bool {
+        self.gps && self.beaconing
+    }
+}
+
 /// A place on earth.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Position {

@@ -40,12 +40,13 @@ pub struct MulticastGroup {
 }
 
 /// Class of a distribution window.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum DeviceClass {
     /// Downlinks answer uplinks.
     A,
     /// Ping slots, timed by beacons.
     B,
     /// Continuous reception.
+    #[default]
     C,
 }

@@ -3,11 +3,13 @@
 //! They are not durable, except [`McGroup`]. A network may be our own small network server or a foreign one; these
 //! types say nothing of frames, counters or channels, which are the network's business.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::{DeviceClass, TaskId};
+use crate::lorawan::class_b::PingSlotPeriodicity;
 use crate::lorawan::identifiers::{DevEui, GatewayEui, McAddr};
 use crate::lorawan::keys::Key128;
 use crate::lorawan::region::Region;
@@ -44,6 +46,13 @@ pub struct McGroup {
     pub data_rate: u8,
     /// The gateways that send each frame.
     pub gateways: Vec<GatewayEui>,
+    /// Class B: how often the group listens.
+    #[serde(default)]
+    pub ping_slots: Option<PingSlotPeriodicity>,
+    /// Gateways with the same number may send at the same time: no device of the session hears two of them. One that is
+    /// not listed has a turn of its own.
+    #[serde(default)]
+    pub turns: BTreeMap<GatewayEui, u8>,
 }
 
 /// What a campaign asks of the network.

@@ -8,7 +8,9 @@ use serde::{Deserialize, Serialize};
 
 use super::{DeviceClass, SessionId};
 use crate::lorawan::PackageVersion;
+use crate::lorawan::class_b::PingSlotPeriodicity;
 use crate::lorawan::identifiers::GatewayEui;
+use crate::lorawan::multicast_setup;
 use crate::lorawan::region::Region;
 use crate::time::Timestamp;
 
@@ -63,6 +65,9 @@ pub struct DistributionSession {
     /// Air time by gateway, of frames that were on air or may have been, microseconds.
     #[serde(default)]
     pub airtime_us: BTreeMap<GatewayEui, u64>,
+    /// Class B: how often the group listens.
+    #[serde(default)]
+    pub ping_slots: Option<PingSlotPeriodicity>,
 }
 
 /// Most polls remembered.
@@ -164,16 +169,25 @@ impl FragAlgo {
 pub struct SessionWindow {
     /// Number within the session.
     pub number: WindowNumber,
-    /// `SessionTime`: a whole GPS second.
+    /// `SessionTime`: a whole GPS second; in class B the start of a beacon.
     pub start: Timestamp,
-    /// `TimeOut`: the window lasts 2^n seconds (class C).
+    /// `TimeOut`: the window lasts 2^n seconds (class C) or 2^n beacon periods (class B).
     pub time_out: u8,
+    /// Class, which decides the unit of `time_out`.
+    #[serde(default)]
+    pub class: DeviceClass,
 }
 
 impl SessionWindow {
-    /// When devices stop listening (class C).
+    /// When devices stop listening (TS005-2.0.0 §3.5, §3.6).
     pub fn end(&self) -> Timestamp {
-        self.start + Duration::from_secs(1 << u32::from(self.time_out.min(15)))
+        let length = match self.class {
+            DeviceClass::B => multicast_setup::class_b_session_length_max(self.time_out),
+            DeviceClass::A | DeviceClass::C => {
+                multicast_setup::class_c_session_length_max(self.time_out)
+            }
+        };
+        self.start + length
     }
 }
 

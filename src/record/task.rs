@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{FragAlgo, MulticastGroupId, Sha256, TenantId, Thresholds, WavePolicy};
+use super::{DeviceClass, FragAlgo, MulticastGroupId, Sha256, TenantId, Thresholds, WavePolicy};
+use crate::lorawan::class_b::PingSlotPeriodicity;
 use crate::lorawan::keys::Key128;
 use crate::time::Timestamp;
 
@@ -222,6 +223,12 @@ pub struct TaskOptions {
     pub max_attempts: u8,
     /// How long cleanup may take after the last verdict.
     pub cleanup_within: Duration,
+    /// Class of the sessions; `None` = that of the device's group, else C.
+    #[serde(default)]
+    pub class: Option<DeviceClass>,
+    /// Class B: how often the groups listen.
+    #[serde(default)]
+    pub ping_slots: Option<PingSlotPeriodicity>,
 }
 
 impl Default for TaskOptions {
@@ -236,6 +243,8 @@ impl Default for TaskOptions {
             block_ack_delay: None,
             max_attempts: 16,
             cleanup_within: Duration::from_secs(3600),
+            class: None,
+            ping_slots: None,
         }
     }
 }

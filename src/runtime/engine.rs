@@ -301,12 +301,19 @@ impl<N: Network> Engine<N> {
             .filter(alive)
             .map(|g| g.settings.eui)
             .collect();
+        let class_b_gateways: BTreeSet<GatewayEui> = self
+            .gateways
+            .values()
+            .filter(|g| alive(g) && g.settings.sends_class_b())
+            .map(|g| g.settings.eui)
+            .collect();
         let Some(campaign) = self.campaigns.get_mut(&owner) else {
             return;
         };
         let mut around = Surroundings {
             fleet: &mut self.fleet,
             gateways: &gateways,
+            class_b_gateways: &class_b_gateways,
         };
         let Step { changes, requests } = campaign.step(now, inputs, &mut around);
         if !changes.is_empty() {

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::erasure::{BlockLayout, BlockSize};
+use crate::lorawan::class_b::PingSlotPeriodicity;
 use crate::lorawan::frame::Direction;
 use crate::lorawan::identifiers::{DevEui, GatewayEui};
 use crate::lorawan::region::Region;
@@ -64,6 +65,8 @@ pub struct PlannedSession {
     pub region: Region,
     /// Class of the window.
     pub class: DeviceClass,
+    /// Class B: how often the group listens.
+    pub ping_slots: Option<PingSlotPeriodicity>,
     /// Data rate index.
     pub data_rate: u8,
     /// Frequency.
@@ -132,6 +135,7 @@ pub enum PlanError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct SessionKey {
     region: Region,
+    class: DeviceClass,
     multicast_version: PackageVersion,
     fragmentation_version: PackageVersion,
     frag_port: u8,
@@ -365,12 +369,6 @@ fn place(
             format!("the device answered package version {said}, the profile says otherwise");
         return skip(DeviceReason::VersionMismatch, evidence);
     }
-    if !profile.supports_class_c {
-        return skip(
-            DeviceReason::PackageNotSupported,
-            "the profile has no class C".to_owned(),
-        );
-    }
     let needs_version = task.success == SuccessCriterion::Running;
     if needs_version
         && profile.packages.firmware_management.is_none()
@@ -382,11 +380,25 @@ fn place(
         .groups
         .iter()
         .find(|g| g.devices.contains(&device.settings.dev_eui));
+    let class = task.options.class.or_else(|| group.map(|g| g.class));
+    let class = class.unwrap_or_default();
+    let class_b = profile.region.class_b().filter(|_| class == DeviceClass::B);
+    let supported = match class {
+        DeviceClass::A => true,
+        DeviceClass::B => profile.supports_class_b && class_b.is_some(),
+        DeviceClass::C => profile.supports_class_c,
+    };
+    if !supported {
+        return skip(
+            DeviceReason::PackageNotSupported,
+            format!("the profile has no class {class:?}"),
+        );
+    }
     let data_rate = task
         .options
         .data_rate
         .or_else(|| group.and_then(|g| g.data_rate))
-        .unwrap_or_else(|| profile.region.rx2().1);
+        .unwrap_or_else(|| class_b.map_or(profile.region.rx2().1, |class_b| class_b.ping_slot_dr));
     let frequency_hz = task
         .options
         .frequency_hz
@@ -413,6 +425,7 @@ fn place(
     };
     Ok(Ok(SessionKey {
         region: profile.region,
+        class,
         multicast_version: multicast.version,
         fragmentation_version: frag_package.version,
         frag_port: frag_package.f_port,
@@ -486,19 +499,30 @@ fn session(
         .data_rate(key.data_rate, Direction::Downlink)
         .map_or(0, |rate| rate.bandwidth_hz());
     let interval = frame_interval(key.region, key.frequency_hz, bandwidth_hz, airtime);
+    let ping_slots = (key.class == DeviceClass::B).then(|| {
+        let asked = task.options.ping_slots;
+        asked.unwrap_or_else(|| sizing::ping_periodicity(airtime, interval))
+    });
+    let interval = ping_slots.map_or(interval, |slots| {
+        sizing::ping_interval(slots, airtime, interval)
+    });
     let poll = Duration::from_secs(16 << block_ack_delay) + sizing::ANSWER_SLACK;
     let distribution = sizing::WINDOW_GUARD + interval * expected + poll * 3;
     // Twice the high figure and twice the rounds: a loss nobody foresaw must not end the window.
     let window = sizing::WINDOW_GUARD + interval * (high * 2) + poll * 8;
     let earliest = begin.prepare_at + begin.setup;
-    let start = begin.window.unwrap_or(earliest).ceil_gps_second();
-    let usable = request.gateways.iter().map(|g| g.eui).collect();
+    let start = match begin.window {
+        Some(start) => sizing::window_at(key.class, start),
+        None => sizing::window_opens(key.class, earliest),
+    };
+    let usable = usable_gateways(request, key.class)?;
     let target = request.image.target_version.to_le_bytes();
     Ok(Some(PlannedSession {
         number: 0,
         wave: begin.wave,
         region: key.region,
-        class: DeviceClass::C,
+        class: key.class,
+        ping_slots,
         data_rate: key.data_rate,
         frequency_hz: key.frequency_hz,
         devices: served.iter().map(|d| d.settings.dev_eui).collect(),
@@ -518,7 +542,8 @@ fn session(
         window: SessionWindow {
             number: 0,
             start,
-            time_out: sizing::time_out(window),
+            time_out: sizing::time_out(key.class, window),
+            class: key.class,
         },
         frames: Forecast {
             low,
@@ -529,6 +554,26 @@ fn session(
         setup: begin.setup,
         distribution,
     }))
+}
+
+/// Gateways that can send in the windows of a class: class B needs GPS time and beacons.
+fn usable_gateways(
+    request: &PlanRequest<'_>,
+    class: DeviceClass,
+) -> Result<BTreeSet<GatewayEui>, PlanError> {
+    let usable: BTreeSet<GatewayEui> = request
+        .gateways
+        .iter()
+        .filter(|g| class != DeviceClass::B || g.sends_class_b())
+        .map(|g| g.eui)
+        .collect();
+    if class == DeviceClass::B && usable.is_empty() {
+        return Err(PlanError::Field {
+            field: "device_class",
+            message: "no gateway has GPS time and sends beacons".to_owned(),
+        });
+    }
+    Ok(usable)
 }
 
 /// From one frame to the next: its air time and the gateway's gap, or what the duty cycle of the sub-band asks for.

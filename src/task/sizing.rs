@@ -6,9 +6,12 @@ use std::time::Duration;
 
 use crate::erasure::{BlockLayout, BlockSize, ParameterError, reed_solomon};
 use crate::lorawan::airtime::MAC_OVERHEAD;
+use crate::lorawan::class_b::{self, PingSlotPeriodicity};
 use crate::lorawan::frame::Direction;
+use crate::lorawan::multicast_setup;
 use crate::lorawan::region::Region;
-use crate::record::FragAlgo;
+use crate::record::{DeviceClass, FragAlgo};
+use crate::time::Timestamp;
 
 /// Bytes a `DataFragment` adds to its fragment: CID and `Index&N` (TS004-2.0.0 §3.6).
 pub const DATA_FRAGMENT_OVERHEAD: u8 = 3;
@@ -16,6 +19,9 @@ pub const DATA_FRAGMENT_OVERHEAD: u8 = 3;
 pub const MAX_N: u16 = 16_383;
 /// Between two frames of one gateway: what the usual just-in-time queue keeps between timed frames.
 pub const FRAME_GAP: Duration = Duration::from_micros(43_500);
+/// Before a class B window, so that devices find a beacon and miss one or two: three beacon periods. LoRa Basics Modem
+/// starts to look for them 256 s before.
+pub const BEACON_LOCK: Duration = class_b::BEACON_PERIOD.saturating_mul(3);
 /// After `SessionTime` before the first frame: devices' clocks are good to a second or two.
 pub const WINDOW_GUARD: Duration = Duration::from_secs(2);
 /// Beyond 2^(BlockAckDelay+4): processing on the device, air time and the way to the server.
@@ -243,11 +249,57 @@ pub fn frames_until_all(
     (at(location - below), at(location), at(location + 1.6))
 }
 
-/// `TimeOut` of a class C window of at least `length`: the smallest n with 2^n seconds, at most 15 (TS005-2.0.0 §4.5).
-pub fn time_out(length: Duration) -> u8 {
-    (0..15u8)
-        .find(|n| Duration::from_secs(1 << n) >= length)
-        .unwrap_or(15)
+/// `TimeOut` of a window of at least `length`: the smallest n with 2^n seconds (class C) or beacon periods (class B), at
+/// most 15 (TS005-2.0.0 §3.5, §3.6).
+pub fn time_out(class: DeviceClass, length: Duration) -> u8 {
+    let lasts = match class {
+        DeviceClass::B => multicast_setup::class_b_session_length_max,
+        DeviceClass::A | DeviceClass::C => multicast_setup::class_c_session_length_max,
+    };
+    (0..15u8).find(|n| lasts(*n) >= length).unwrap_or(15)
+}
+
+/// The first moment, not before `start`, at which a window of a class can open.
+pub fn window_at(class: DeviceClass, start: Timestamp) -> Timestamp {
+    match class {
+        DeviceClass::B => class_b::ceil_beacon_start(start.to_gps()).to_unix(),
+        DeviceClass::A | DeviceClass::C => start.ceil_gps_second(),
+    }
+}
+
+/// When a window may open for devices that are set up at `set_up`: at a whole GPS second in class C; in class B with a
+/// beacon, late enough for the devices to have found some before ([`BEACON_LOCK`]).
+pub fn window_opens(class: DeviceClass, set_up: Timestamp) -> Timestamp {
+    match class {
+        DeviceClass::B => window_at(class, set_up + BEACON_LOCK),
+        DeviceClass::A | DeviceClass::C => window_at(class, set_up),
+    }
+}
+
+/// From one frame of a class B group to the next, in the mean: every slot that a frame of `airtime` leaves free is used,
+/// unless the duty cycle wants more time (`interval`).
+pub fn ping_interval(
+    periodicity: PingSlotPeriodicity,
+    airtime: Duration,
+    interval: Duration,
+) -> Duration {
+    let period = class_b::PING_SLOT_LENGTH * u32::from(periodicity.ping_period());
+    let slots = (airtime + FRAME_GAP)
+        .as_micros()
+        .div_ceil(period.as_micros());
+    let slots = u32::try_from(slots).unwrap_or(u32::MAX);
+    (class_b::BEACON_PERIOD / u32::from(periodicity.ping_nb()) * slots).max(interval)
+}
+
+/// How often a class B group should listen: as seldom as does not slow its frames down. A little slower is worth a
+/// device that sleeps twice as long.
+pub fn ping_periodicity(airtime: Duration, interval: Duration) -> PingSlotPeriodicity {
+    let enough = ping_interval(PingSlotPeriodicity::default(), airtime, interval).mul_f64(1.05);
+    (0..=7u8)
+        .rev()
+        .filter_map(|number| PingSlotPeriodicity::try_from(number).ok())
+        .find(|periodicity| ping_interval(*periodicity, airtime, interval) <= enough)
+        .unwrap_or_default()
 }
 
 /// `BlockAckDelay` that lets `devices` answers of `airtime` each share the air with at most a tenth of it in use.
@@ -292,10 +344,35 @@ mod tests {
 
     #[test]
     fn time_out_covers_the_window() {
-        assert_eq!(time_out(Duration::from_secs(1)), 0);
-        assert_eq!(time_out(Duration::from_secs(100)), 7);
-        assert_eq!(time_out(Duration::from_secs(128)), 7);
-        assert_eq!(time_out(Duration::from_secs(1 << 20)), 15);
+        let class_c = |seconds| time_out(DeviceClass::C, Duration::from_secs(seconds));
+        let class_b = |seconds| time_out(DeviceClass::B, Duration::from_secs(seconds));
+        assert_eq!([1, 100, 128, 1 << 20].map(class_c), [0, 7, 7, 15]);
+        assert_eq!([1, 128, 129, 1 << 30].map(class_b), [0, 0, 1, 15]);
+    }
+
+    #[test]
+    fn class_b_windows_open_with_a_beacon() {
+        let set_up = Timestamp::from_unix_seconds(1_700_000_001);
+        let opens = window_opens(DeviceClass::B, set_up);
+        assert_eq!(opens.to_gps().seconds() % 128, 0);
+        assert!(opens >= set_up + BEACON_LOCK);
+        assert!(opens < set_up + BEACON_LOCK + class_b::BEACON_PERIOD);
+    }
+
+    /// Published figures for EU868: a frame every 3.94 s at DR5 wants 32 slots, one every 27.9 s at DR0 four.
+    #[test]
+    fn groups_listen_as_seldom_as_they_can() {
+        let millis = Duration::from_millis;
+        let number = |airtime| ping_periodicity(millis(airtime), millis(airtime * 10)).number();
+        assert_eq!([394, 2_790].map(number), [2, 4]);
+        // Without a duty cycle every slot counts, and the beacons take their part.
+        let fast = ping_periodicity(millis(200), millis(243));
+        assert_eq!(fast.number(), 0);
+        assert_eq!(ping_interval(fast, millis(200), millis(243)), millis(1_000));
+        assert_eq!(
+            ping_interval(fast, millis(1_500), millis(1_543)),
+            millis(2_000)
+        );
     }
 
     #[test]

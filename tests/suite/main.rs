@@ -16,6 +16,7 @@ mod api_support;
 mod api_tasks;
 mod api_tls;
 mod campaign;
+mod class_b;
 mod cli;
 mod control;
 mod foreign_codec_lrwn;

@@ -41,7 +41,7 @@ fn a_group_sends_its_frames_back_to_back_by_the_counter_of_its_gateway() {
         .iter()
         .map(|command| match command.when {
             When::Counter(at) => at.wrapping_sub(counter(1, begin)),
-            When::Immediately => panic!("not timed"),
+            When::Immediately | When::Gps(_) => panic!("not timed by the counter"),
         })
         .collect();
     // 113 bytes at SF7 and 500 kHz take 47.4 ms, counted as 48, and 43.5 ms lie between.

@@ -385,6 +385,8 @@ pub(super) fn mc_group(region: Region, gateways: u64) -> McGroup {
         frequency_hz: region.default_multicast_hz(),
         data_rate: if region == Region::Us915 { 13 } else { 5 },
         gateways: (1..=gateways).map(eui).collect(),
+        ping_slots: None,
+        turns: BTreeMap::new(),
     }
 }
 

@@ -16,6 +16,7 @@ use lorawan_fuota::network::native::semtech::{
 };
 use lorawan_fuota::network::native::{When, refusal_of_word};
 use lorawan_fuota::record::Refusal;
+use lorawan_fuota::time::GpsTime;
 use lorawan_fuota::time::Timestamp;
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -80,6 +81,7 @@ fn tx_packet() -> impl Strategy<Value = TxPacket> {
     let when = prop_oneof![
         1 => Just(When::Immediately),
         4 => any::<u32>().prop_map(When::Counter),
+        2 => (0..4_000_000_000_000_i64).prop_map(|ms| When::Gps(GpsTime::from_micros(ms * 1_000))),
     ];
     (
         when,
@@ -239,6 +241,7 @@ proptest! {
             when: match packet.when {
                 When::Immediately => TxWhen::Immediately,
                 When::Counter(counter) => TxWhen::Counter(counter),
+                When::Gps(at) => TxWhen::Gps(at),
             },
             frequency_hz: packet.frequency_hz,
             data_rate: packet.data_rate,

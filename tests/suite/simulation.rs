@@ -8,7 +8,6 @@ use std::time::Duration;
 use fuota_simulator::check::{CheckOptions, Outcome, ReedSolomon, run};
 use fuota_simulator::device::StackProfile;
 use fuota_simulator::fleet::{FleetOptions, Stacks};
-use fuota_simulator::world::Faults;
 use lorawan_fuota::lorawan::PackageVersion;
 use lorawan_fuota::record::DeviceState;
 
@@ -65,11 +64,8 @@ fn hurried(seed: u64, window_after: Duration) -> CheckOptions {
             ..FleetOptions::default()
         },
         image_bytes: 20_000,
-        spread: false,
         window_after: Some(window_after),
-        reed_solomon: ReedSolomon::No,
-        faults: Faults::default(),
-        air_share_permille: 1000,
+        ..CheckOptions::default()
     }
 }
 

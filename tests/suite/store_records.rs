@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lorawan_fuota::lorawan::PackageVersion;
+use lorawan_fuota::lorawan::class_b::PingSlotPeriodicity;
 use lorawan_fuota::lorawan::identifiers::{DevAddr, DevEui, GatewayEui, JoinEui};
 use lorawan_fuota::lorawan::keys::{Key128, KeyDerivation};
 use lorawan_fuota::lorawan::region::Region;
@@ -325,6 +326,8 @@ pub(crate) fn task(tenant: &TenantId, id: &str, state: TaskState) -> Task {
             block_ack_delay: Some(7),
             max_attempts: 3,
             cleanup_within: Duration::from_secs(99),
+            class: Some(DeviceClass::B),
+            ping_slots: PingSlotPeriodicity::try_from(3).ok(),
         },
         state,
         reason: Some(TaskReason::DeadlinePassed),
@@ -455,6 +458,7 @@ pub(crate) fn distribution(task: &str, number: u16) -> DistributionSession {
             number: 2,
             start: at(55),
             time_out: 12,
+            class: DeviceClass::B,
         },
         uncoded_sent: 100,
         coded_sent: 40,
@@ -470,6 +474,7 @@ pub(crate) fn distribution(task: &str, number: u16) -> DistributionSession {
             deficit_max: 9,
         }],
         airtime_us: BTreeMap::from([(gateway_eui(1), 77)]),
+        ping_slots: PingSlotPeriodicity::try_from(7).ok(),
     }
 }
 
@@ -480,10 +485,12 @@ pub(crate) fn mc_group(task: &str, number: u16) -> McGroup {
         mc_key: key(0x88),
         next_mc_f_cnt: 65_000,
         region: Region::Eu868,
-        class: DeviceClass::C,
+        class: DeviceClass::B,
         frequency_hz: 869_525_000,
         data_rate: 3,
         gateways: vec![gateway_eui(1), gateway_eui(2)],
+        ping_slots: PingSlotPeriodicity::try_from(2).ok(),
+        turns: BTreeMap::from([(gateway_eui(2), 1)]),
     }
 }
 

@@ -1,8 +1,11 @@
-//! Multicast frames stay within the windows their devices were told of.
+//! Multicast frames stay within the windows their devices were told of, and in class B within their ping slots.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use lorawan_fuota::lorawan::class_b::{
+    BEACON_GUARD, PingSlotPeriodicity, ceil_beacon_start, next_ping_slot,
+};
 use lorawan_fuota::lorawan::frame::{Direction, Frame};
 use lorawan_fuota::lorawan::identifiers::DevAddr;
 use lorawan_fuota::record::{Change, DistributionSession, SessionId, SessionPhase, SessionWindow};
@@ -19,6 +22,7 @@ const TOLERANCE: Duration = Duration::from_millis(500);
 #[derive(Default)]
 pub struct Windows {
     groups: BTreeMap<DevAddr, SessionId>,
+    slots: BTreeMap<DevAddr, PingSlotPeriodicity>,
     windows: BTreeMap<SessionId, Vec<(Timestamp, Timestamp)>>,
     /// What the server's clock may be off.
     clock_off: Duration,
@@ -60,6 +64,8 @@ impl Windows {
                 }
                 Change::PutMcGroup(group) => {
                     self.groups.insert(group.mc_addr, group.session.clone());
+                    let slots = group.ping_slots.map(|slots| (group.mc_addr, slots));
+                    self.slots.extend(slots);
                 }
                 _ => {}
             }
@@ -115,6 +121,30 @@ impl Windows {
                 session.number
             )
         };
-        (!inside).then(|| (Checker::Windows, None, what()))
+        if !inside {
+            return Some((Checker::Windows, None, what()));
+        }
+        self.out_of_slot(sent).then(|| {
+            let what = format!(
+                "a frame of session {} out of its ping slots",
+                session.number
+            );
+            (Checker::Windows, None, what)
+        })
+    }
+
+    /// A class B frame that does not start in a slot of its group, or runs into the guard of a beacon.
+    fn out_of_slot(&self, sent: &OnAir) -> bool {
+        let Ok(Frame::Data(frame)) = Frame::parse(&sent.phy_payload) else {
+            return false;
+        };
+        let Some(periodicity) = self.slots.get(&frame.dev_addr) else {
+            return false;
+        };
+        let before = sent.start - Duration::from_millis(1);
+        let slot = next_ping_slot(before.to_gps(), frame.dev_addr, *periodicity).to_unix();
+        let beacon = ceil_beacon_start(sent.start.to_gps()).to_unix();
+        slot.since(sent.start).max(sent.start.since(slot)) > Duration::from_millis(1)
+            || sent.end + BEACON_GUARD > beacon
     }
 }

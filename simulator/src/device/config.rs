@@ -26,6 +26,8 @@ pub struct DeviceConfig {
     pub gen_app_key: Key128,
     /// Which class it is outside of multicast sessions.
     pub class: Class,
+    /// It takes part in class B multicast sessions, if its stack does.
+    pub class_b: bool,
     /// The packages it has.
     pub packages: Packages,
     /// What its fragmentation package can hold.
@@ -218,6 +220,7 @@ impl DeviceConfig {
             region,
             activation,
             gen_app_key,
+            class_b: false,
             class: Class::AWithMulticastC,
             packages: Packages::all(PackageVersion::V2),
             limits: FragmentationLimits::default(),

@@ -155,10 +155,10 @@ impl Replay {
             session.ends_at_us
         };
         self.now = self.device.clock.when(next);
-        let listens = self
-            .device
-            .multicast
-            .listening(&self.device.clock, self.now);
+        let listens =
+            self.device
+                .multicast
+                .listening(&self.device.clock, &self.device.beacons, self.now);
         let class = if listens.is_some() {
             "CLASS C"
         } else {
@@ -476,7 +476,9 @@ fn a_session_without_time_starts_with_the_time_or_never() {
             replay.step(line);
         }
         let device = &replay.device;
-        let listens = device.multicast.listening(&device.clock, replay.now);
+        let listens = device
+            .multicast
+            .listening(&device.clock, &device.beacons, replay.now);
         assert_eq!(listens.is_some(), starts, "{stack:?}");
     }
 }

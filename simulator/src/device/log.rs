@@ -43,6 +43,8 @@ impl fmt::Display for EventLog {
 pub struct FrameCounts {
     /// Uplinks sent, joins among them.
     pub sent: u64,
+    /// Class B beacons.
+    pub beacons: u64,
     /// Downlinks to itself that were good.
     pub unicast: u64,
     /// Downlinks to one of its groups that were good.

@@ -2,8 +2,9 @@
 //! and reboot into the new version.
 //!
 //! PURE: time and randomness come in, frames go out. The world asks [`EndDevice::hears`] when a frame begins, and hands
-//! it over with [`EndDevice::receive`] when it ends. Class B and LoRaWAN 1.1 are not simulated.
+//! it over with [`EndDevice::receive`] when it ends. Class B is simulated for multicast sessions, LoRaWAN 1.1 is not.
 
+mod class_b;
 mod clock;
 mod clock_sync;
 mod config;
@@ -36,8 +37,10 @@ use lorawan_fuota::lorawan::identifiers::DevEui;
 use lorawan_fuota::lorawan::multicast_setup::MC_GROUP_COUNT;
 use lorawan_fuota::time::Timestamp;
 
+use crate::beacon::read_time;
 use crate::random::Random;
 
+pub use class_b::PingSlots;
 pub use clock::DeviceClock;
 pub use config::{
     Activation, Class, ClockConfig, DeviceConfig, FirmwareConfig, FragmentationLimits, ImageCheck,
@@ -54,6 +57,7 @@ pub use stack::{
 };
 pub use stack_profiles::StackProfile;
 
+use class_b::BeaconLock;
 use clock_sync::ClockSync;
 use environment::{Answers, Environment};
 use firmware::FirmwareManagement;
@@ -98,6 +102,7 @@ pub struct EndDevice {
     multicast: MulticastSetup,
     fragmentation: Fragmentation,
     firmware: FirmwareManagement,
+    beacons: BeaconLock,
     /// The next application uplink.
     application_at: Timestamp,
     /// An uplink without payload is wanted then, to acknowledge or to fetch what is pending.
@@ -216,7 +221,13 @@ impl EndDevice {
 
     /// What it listens to outside of class A windows: the multicast session that is on, else RX2 in class C.
     fn continuous(&self, at: Timestamp) -> Option<Listening> {
-        let session = self.multicast.listening(&self.clock, at);
+        if self.config.class_b && self.multicast.wants_beacons(&self.clock, at) {
+            let beacon = class_b::beacon_at(self.config.region, at);
+            if beacon.is_some() {
+                return beacon;
+            }
+        }
+        let session = self.multicast.listening(&self.clock, &self.beacons, at);
         session.or_else(|| {
             if self.config.class != Class::C || self.link.session.is_none() {
                 return None;
@@ -261,6 +272,7 @@ impl EndDevice {
             clock_sync: ClockSync::default(),
             multicast: MulticastSetup::default(),
             fragmentation: Fragmentation::default(),
+            beacons: BeaconLock::default(),
             application_at: first,
             empty_at: None,
             down_until: None,
@@ -325,6 +337,17 @@ impl EndDevice {
                 self.receive_data(now, &frame);
             }
             Ok(Frame::Data(_) | Frame::JoinRequest(_)) | Err(_) => self.counts.malformed += 1,
+        }
+    }
+
+    /// A beacon was received whole; `now` is its end, `start` its first moment.
+    pub fn receive_beacon(&mut self, now: Timestamp, start: Timestamp, payload: &[u8]) {
+        if self.is_off(now) {
+            return;
+        }
+        if read_time(self.config.region, payload, start.to_gps()).is_some() {
+            self.beacons.heard(start);
+            self.counts.beacons += 1;
         }
     }
 

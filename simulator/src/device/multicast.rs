@@ -1,8 +1,9 @@
-//! TS005 on the device: multicast groups, their keys and counters, and class C sessions by the device's own clock.
+//! TS005 on the device: multicast groups, their keys and counters, and sessions by the device's own clock.
 
 use std::time::Duration;
 
 use lorawan_fuota::lorawan::PackageVersion;
+use lorawan_fuota::lorawan::class_b::PingSlotPeriodicity;
 use lorawan_fuota::lorawan::frame::{DataFrame, Direction, full_f_cnt};
 use lorawan_fuota::lorawan::identifiers::DevAddr;
 use lorawan_fuota::lorawan::keys::{
@@ -11,11 +12,13 @@ use lorawan_fuota::lorawan::keys::{
 use lorawan_fuota::lorawan::multicast_setup::{
     DEFAULT_F_PORT, DownlinkCommand, MC_GROUP_COUNT, McClassBSessionReq, McClassCSessionReq,
     McGroupDeleteAns, McGroupSetupAns, McGroupSetupReq, McGroupStatusAns, McGroupStatusReq,
-    McSessionAns, PACKAGE_IDENTIFIER, UplinkCommand, class_c_session_length_max, decode_downlink,
+    McSessionAns, PACKAGE_IDENTIFIER, UplinkCommand, class_b_session_length_max,
+    class_c_session_length_max, decode_downlink,
 };
 use lorawan_fuota::lorawan::region::Region;
 use lorawan_fuota::time::Timestamp;
 
+use super::class_b::{self, BeaconLock, PingSlots};
 use super::clock::DeviceClock;
 use super::environment::Environment;
 use super::outbox::{Content, time_to_start};
@@ -43,7 +46,7 @@ pub struct McGroup {
     mc_app_s_key: Key128,
 }
 
-/// A session with class C parameters, GPS microseconds by the device's clock.
+/// A session, GPS microseconds by the device's clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct McSession {
     /// First moment it listens.
@@ -52,6 +55,8 @@ pub struct McSession {
     pub ends_at_us: i64,
     /// What it listens to.
     pub tuned: Listening,
+    /// Class B: when it listens; class C listens always.
+    pub ping_slots: Option<PingSlots>,
 }
 
 /// Why a multicast frame was not taken.
@@ -80,14 +85,37 @@ impl MulticastSetup {
     }
 
     /// What the session that is on listens to; the lowest group's if there are several.
-    pub(super) fn listening(&self, clock: &DeviceClock, at: Timestamp) -> Option<Listening> {
+    pub(super) fn listening(
+        &self,
+        clock: &DeviceClock,
+        beacons: &BeaconLock,
+        at: Timestamp,
+    ) -> Option<Listening> {
         let gps_us = clock.gps_us(at);
         self.groups
             .iter()
             .flatten()
             .filter_map(|group| group.session)
-            .find(|session| clock.is_set() && session.is_on(gps_us))
+            .find(|session| {
+                let open = session
+                    .ping_slots
+                    .is_none_or(|slots| beacons.is_open(slots, at));
+                clock.is_set() && session.is_on(gps_us) && open
+            })
             .map(|session| session.tuned)
+    }
+
+    /// Whether a class B session is on, or about to begin.
+    pub(super) fn wants_beacons(&self, clock: &DeviceClock, at: Timestamp) -> bool {
+        let gps_us = clock.gps_us(at);
+        let ahead = gps_us.saturating_add(as_micros(class_b::LOOKS_AHEAD));
+        let sessions = self
+            .groups
+            .iter()
+            .flatten()
+            .filter_map(|group| group.session);
+        let mut class_b = sessions.filter(|session| session.ping_slots.is_some());
+        clock.is_set() && class_b.any(|s| s.starts_at_us <= ahead && gps_us < s.ends_at_us)
     }
 
     /// Checks and opens a multicast frame: which group, and the payload in the clear.
@@ -198,11 +226,16 @@ impl MulticastSetup {
                     UplinkCommand::McClassCSessionAns(answer)
                 }
             }
+            DownlinkCommand::McClassBSessionReq(request)
+                if environment.config.class_b && quirks.class_b.is_honest() =>
+            {
+                UplinkCommand::McClassBSessionAns(self.class_b_session(request, environment))
+            }
             DownlinkCommand::McClassBSessionReq(request) => match quirks.class_b {
                 ClassB::LosesAnswers => return false,
                 ClassB::Refused => UplinkCommand::McClassBSessionAns(self.refuse_class_b(request)),
                 ClassB::Accepted | ClassB::RunsAsClassC => {
-                    UplinkCommand::McClassBSessionAns(self.class_b_session(request, environment))
+                    UplinkCommand::McClassBSessionAns(self.as_class_c(request, environment))
                 }
             },
         };
@@ -299,6 +332,7 @@ impl MulticastSetup {
                     frequency_hz: request.dl_freq_hz,
                     data_rate,
                 },
+                ping_slots: None,
             };
             self.put_session(request.mc_group_id, session, quirks.one_session_timer);
         }
@@ -324,7 +358,7 @@ impl MulticastSetup {
         }
     }
 
-    /// Class B is not simulated. TS005 has no bit for that; a device that cannot use the parameters says so of both.
+    /// The device has no class B. TS005 has no bit for that; a device that cannot use the parameters says so of both.
     fn refuse_class_b(&self, request: McClassBSessionReq) -> McSessionAns {
         let group = self.groups.get(usize::from(request.mc_group_id));
         let mut answer = session_answer(request.mc_group_id);
@@ -334,22 +368,44 @@ impl MulticastSetup {
         answer
     }
 
-    /// Accepts as for class C. What follows is class C or nothing.
+    /// Takes a class B session over: what a class C one checks, and the slots.
     fn class_b_session(
+        &mut self,
+        request: McClassBSessionReq,
+        environment: &mut Environment<'_>,
+    ) -> McSessionAns {
+        let mut answer = self.session(class_c_of(request), environment);
+        let Some(starts_at_us) = self.starts_at(&answer) else {
+            return answer;
+        };
+        let left = time_to_start(environment.now, environment.clock, starts_at_us);
+        answer.time_to_start = Some(left);
+        let group = self.groups.get_mut(usize::from(request.mc_group_id));
+        if let Some(group) = group.and_then(Option::as_mut)
+            && let Some(session) = &mut group.session
+        {
+            let length = class_b_session_length_max(request.session_time_out);
+            if session.ends_at_us > session.starts_at_us {
+                session.ends_at_us = session.starts_at_us.saturating_add(as_micros(length));
+            }
+            let periodicity = PingSlotPeriodicity::try_from(request.periodicity);
+            session.ping_slots = Some(PingSlots {
+                mc_addr: group.mc_addr,
+                periodicity: periodicity.unwrap_or_default(),
+            });
+        }
+        answer
+    }
+
+    /// Accepts as for class C. What follows is class C or nothing.
+    fn as_class_c(
         &mut self,
         request: McClassBSessionReq,
         environment: &mut Environment<'_>,
     ) -> McSessionAns {
         let runs = environment.quirks().multicast.class_b == ClassB::RunsAsClassC;
         let mut kept = self.clone();
-        let as_class_c = McClassCSessionReq {
-            mc_group_id: request.mc_group_id,
-            session_time: request.session_time,
-            session_time_out: request.session_time_out,
-            dl_freq_hz: request.dl_freq_hz,
-            dr: request.dr,
-        };
-        let mut answer = self.session(as_class_c, environment);
+        let mut answer = self.session(class_c_of(request), environment);
         if let Some(starts_at_us) = self.starts_at(&answer) {
             let left = time_to_start(environment.now, environment.clock, starts_at_us);
             answer.time_to_start = Some(left);
@@ -429,6 +485,16 @@ fn answer_with(
     UplinkCommand::McClassCSessionAns(answer).encode(version, &mut bytes);
     environment.answer(DEFAULT_F_PORT, bytes);
     true
+}
+
+fn class_c_of(request: McClassBSessionReq) -> McClassCSessionReq {
+    McClassCSessionReq {
+        mc_group_id: request.mc_group_id,
+        session_time: request.session_time,
+        session_time_out: request.session_time_out,
+        dl_freq_hz: request.dl_freq_hz,
+        dr: request.dr,
+    }
 }
 
 fn session_answer(mc_group_id: u8) -> McSessionAns {

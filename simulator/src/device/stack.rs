@@ -201,17 +201,25 @@ pub enum BadParameters {
     BareCid,
 }
 
-/// What becomes of a `McClassBSessionReq`. Class B itself is not simulated.
+/// What becomes of a `McClassBSessionReq` on a device that does not run class B
+/// ([`DeviceConfig::class_b`](super::DeviceConfig::class_b)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClassB {
     /// Refused with `FreqError` and `DRError`: a device without class B has no better words.
     Refused,
-    /// Accepted; the device then waits for beacons that this simulation does not have: LoRa Basics Modem.
+    /// Accepted; the device then waits for beacons it never finds: LoRa Basics Modem.
     Accepted,
     /// Accepted, and class C at `SessionTime`, for `2^TimeOut` s: LoRaMac-node.
     RunsAsClassC,
     /// It is not implemented, and the answers to the whole downlink are lost: Zephyr.
     LosesAnswers,
+}
+
+impl ClassB {
+    /// The stack runs class B sessions where the device has class B.
+    pub const fn is_honest(self) -> bool {
+        matches!(self, Self::Refused | Self::Accepted)
+    }
 }
 
 /// The time.

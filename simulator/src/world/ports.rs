@@ -225,6 +225,7 @@ impl Transport for WorldTransport {
                 when: match command.when {
                     When::Immediately => TxWhen::Immediately,
                     When::Counter(counter) => TxWhen::Counter(counter),
+                    When::Gps(at) => TxWhen::Gps(at),
                 },
                 frequency_hz: command.frequency_hz,
                 data_rate: command.data_rate,
@@ -270,6 +271,8 @@ fn refusal(error: TxError) -> Refusal {
         TxError::TooLate => Refusal::TooLate,
         TxError::TooEarly => Refusal::TooEarly,
         TxError::CollisionPacket => Refusal::CollisionPacket,
+        TxError::CollisionBeacon => Refusal::CollisionBeacon,
+        TxError::GpsUnlocked => Refusal::GpsUnlocked,
         TxError::QueueFull => Refusal::QueueFull,
         TxError::TxFreq => Refusal::TxFreq,
         TxError::TxPower => Refusal::TxPower,

@@ -10,13 +10,18 @@ use std::time::Duration;
 use super::gateways::GatewayState;
 use super::ledger::{Charge, LedgerKey, Ledgers};
 use super::schedule::{Clearance, Gaps, Reservation, Schedule};
+use super::turns::Abilities;
 use super::{GatewayCommand, TransmissionId, When, refusal_word};
 use crate::lorawan::airtime::DataRate;
+use crate::lorawan::class_b;
 use crate::lorawan::frame::Direction;
 use crate::lorawan::identifiers::GatewayEui;
 use crate::lorawan::region::{Region, SubBand};
 use crate::record::{AirLedger, Change, DownlinkId, GatewayOutcome, Refusal, TxOutcome, TxReport};
 use crate::time::Timestamp;
+
+/// Beacons in any 61 minutes, which is what a ledger looks at.
+const BEACONS_PER_HOUR: u64 = 29;
 
 /// Time limits and pauses of transmissions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -150,6 +155,18 @@ impl Air {
         }
     }
 
+    /// What each gateway can be told of when to send.
+    pub(super) fn abilities(&self, now: Timestamp) -> Abilities {
+        let euis = |can: &dyn Fn(&GatewayState) -> bool| {
+            let able = self.gateways.values().filter(|gateway| can(gateway));
+            able.map(|gateway| gateway.settings.eui).collect()
+        };
+        Abilities {
+            gps: euis(&|gateway| gateway.settings.gps),
+            counter: euis(&|gateway| gateway.clock.counter_at(now, now).is_some()),
+        }
+    }
+
     /// Whether a gateway can start this frame at exactly `start`, as a receive window demands.
     pub(super) fn check_window(
         &self,
@@ -169,6 +186,9 @@ impl Air {
         let wanted = emission.reservation(eui, start, false);
         if !self.schedule.is_free(&wanted, clearance) {
             return Err(Refusal::CollisionPacket);
+        }
+        if self.clear_of_beacon(eui, emission, start) != start {
+            return Err(Refusal::CollisionBeacon);
         }
         Ok(())
     }
@@ -200,21 +220,108 @@ impl Air {
         if paced {
             at = at.max(gateway.paced_until);
         }
-        // Each turn passes a reservation or a minute of the ledger for good.
-        loop {
-            let free = self.schedule.earliest(&wanted(at), Clearance::Spectrum);
-            let legal = self.legal_start(eui, emission, free)?;
-            if legal == at {
-                break;
-            }
-            at = legal;
-        }
+        let at = self.settled_start(eui, emission, at, wanted)?;
         Ok(Start {
             at,
             scheduled,
             hand_over_at: if timed { at - lead } else { at },
             timed,
         })
+    }
+
+    /// The earliest start of a frame at a GPS time, not before `from`. The gateway times it by itself.
+    pub(super) fn earliest_by_gps(
+        &self,
+        now: Timestamp,
+        eui: GatewayEui,
+        emission: &Emission,
+        from: Timestamp,
+        asked_at: Timestamp,
+    ) -> Result<Start, Refusal> {
+        let gateway = self.alive(now, eui)?;
+        if !gateway.settings.gps {
+            return Err(Refusal::GpsUnlocked);
+        }
+        let lead = gateway.settings.lead_time.max(self.config.min_lead);
+        let from = from
+            .max(asked_at + lead)
+            .max(now + self.config.min_lead)
+            .max(gateway.paced_until);
+        let wanted = |start| emission.reservation(eui, start, false);
+        let scheduled = self.schedule.earliest(&wanted(from), Clearance::Spectrum);
+        let at = self.settled_start(eui, emission, from, wanted)?;
+        Ok(Start {
+            at,
+            scheduled,
+            hand_over_at: at - lead,
+            timed: true,
+        })
+    }
+
+    /// The first start, not before `at`, that is free, legal and not in the way of a beacon.
+    fn settled_start(
+        &self,
+        eui: GatewayEui,
+        emission: &Emission,
+        mut at: Timestamp,
+        wanted: impl Fn(Timestamp) -> Reservation,
+    ) -> Result<Timestamp, Refusal> {
+        // Each turn passes a reservation, a beacon or a minute of the ledger for good.
+        loop {
+            let free = self.schedule.earliest(&wanted(at), Clearance::Spectrum);
+            let clear = self.clear_of_beacon(eui, emission, free);
+            let legal = self.legal_start(eui, emission, clear)?;
+            if legal == at {
+                return Ok(at);
+            }
+            at = legal;
+        }
+    }
+
+    /// The first start, not before `start`, of a frame that is not on air in the time a beacon of its gateway takes.
+    fn clear_of_beacon(&self, eui: GatewayEui, emission: &Emission, start: Timestamp) -> Timestamp {
+        if !self
+            .gateways
+            .get(&eui)
+            .is_some_and(|g| g.settings.beaconing)
+        {
+            return start;
+        }
+        let gap = self.config.gaps.timed;
+        let end = start + emission.occupied() + gap;
+        let beacon = class_b::beacon_start(end.to_gps()).to_unix();
+        let over = beacon + class_b::BEACON_RESERVED + gap;
+        if beacon < end && start < over {
+            over
+        } else {
+            start
+        }
+    }
+
+    /// Beacons of an hour, which a gateway sends by itself, in a sub-band of its own, microseconds.
+    fn beacons_us(&self, eui: GatewayEui, emission: &Emission, band: u8) -> u64 {
+        let beaconing = self
+            .gateways
+            .get(&eui)
+            .is_some_and(|g| g.settings.beaconing);
+        let Some(class_b) = emission.region.class_b().filter(|_| beaconing) else {
+            return 0;
+        };
+        let rate = emission
+            .region
+            .data_rate(class_b.beacon_dr, Direction::Downlink);
+        let of_beacons = rate.and_then(|rate| {
+            emission
+                .region
+                .sub_band(class_b.beacon_frequency_hz(0), rate.bandwidth_hz())
+        });
+        match (rate, of_beacons) {
+            (Some(rate), Some(of_beacons)) if of_beacons.id == band => {
+                let length = class_b.beacon_length;
+                BEACONS_PER_HOUR * u64::from(rate.time_on_air_us(length, Direction::Downlink))
+            }
+            _ => 0,
+        }
     }
 
     /// The counter value of a start found by [`Air::earliest`].
@@ -473,7 +580,7 @@ impl Air {
             .earliest_end(
                 key,
                 band.duty_cycle_permille,
-                u64::from(emission.airtime_us()),
+                u64::from(emission.airtime_us()) + self.beacons_us(eui, emission, band.id),
                 end,
             )
             .map(|end| end - emission.airtime())

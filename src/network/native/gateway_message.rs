@@ -4,7 +4,7 @@
 use crate::lorawan::airtime::DataRate;
 use crate::lorawan::identifiers::GatewayEui;
 use crate::record::Refusal;
-use crate::time::Timestamp;
+use crate::time::{GpsTime, Timestamp};
 
 /// Something a gateway said. Only gateways on the allow-list get this far.
 #[derive(Clone, Debug, PartialEq)]
@@ -89,6 +89,8 @@ pub enum When {
     Immediately,
     /// When the gateway's microsecond counter reaches this value.
     Counter(u32),
+    /// At this GPS time, a whole millisecond; for gateways with GPS.
+    Gps(GpsTime),
 }
 
 /// The word for a refusal, as the Semtech protocol and the gateway statistics write it.

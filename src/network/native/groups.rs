@@ -1,13 +1,15 @@
 //! Multicast groups: a queue of frames each, put on air one after the other by every gateway of the group.
 //!
 //! A frame's start is fixed only when it is time to hand it over, so that answers to uplinks, which cannot wait, find
-//! their place before it. Then it gets its counter and is charged; until then it has used up nothing. The gateways of a
-//! group send it one after another, never over each other on a frequency.
+//! their place before it. Then it gets its counter and is charged; until then it has used up nothing. Which gateways of
+//! a group send it together, and which after one another, is decided in `turns`.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use super::When;
 use super::air::{Air, Emission, ReportKey, Start, Transmission};
 use super::downlinks::data_frame_length;
+use super::turns::{self, Turn, Wanted};
 use crate::lorawan::frame::{DataFields, Direction, FCtrl};
 use crate::lorawan::identifiers::{GatewayEui, McAddr};
 use crate::lorawan::keys::{Key128, mc_app_s_key, mc_nwk_s_key};
@@ -36,7 +38,8 @@ struct Head {
     emission: Emission,
     /// Built with its counter once the first gateway's start is due.
     phy_payload: Option<Vec<u8>>,
-    gateways: VecDeque<GatewayEui>,
+    /// Gateways that have still to send it.
+    turns: VecDeque<Turn>,
     end: Timestamp,
 }
 
@@ -102,7 +105,7 @@ impl Groups {
             return;
         };
         if let Some(head) = group.head {
-            for gateway in head.gateways {
+            for gateway in head.turns.into_iter().flat_map(|turn| turn.gateways) {
                 refuse(air, head.report, gateway, Refusal::NoSession);
             }
         }
@@ -191,37 +194,55 @@ impl Group {
         }
     }
 
-    /// When the next transmission of this group would start. Frames and gateways that cannot make it are refused on the
-    /// way.
+    /// When the next gateways of this group would start. Frames and gateways that cannot make it are refused on the way.
     fn next_start(&mut self, now: Timestamp, air: &mut Air) -> Option<Start> {
         loop {
             if self.head.is_none() {
                 let (asked_at, downlink) = self.queue.pop_front()?;
-                self.head = self.take_up(asked_at, downlink, air);
+                self.head = self.take_up(now, asked_at, downlink, air);
                 continue;
             }
+            let slots = self.record.ping_slots;
+            let slots = slots.map(|slots| (self.record.mc_addr, slots));
             let head = self.head.as_mut()?;
-            let Some(&gateway) = head.gateways.front() else {
-                self.not_before = self.not_before.max(head.end);
-                self.head = None;
+            let Some(turn) = head
+                .turns
+                .front_mut()
+                .filter(|turn| !turn.gateways.is_empty())
+            else {
+                if head.turns.pop_front().is_none() {
+                    self.not_before = self.not_before.max(head.end);
+                    self.head = None;
+                }
                 continue;
             };
-            let from = head.downlink.earliest.max(self.not_before);
-            let deadline = head.downlink.deadline;
-            let start = air.earliest(now, gateway, &head.emission, from, head.asked_at, true);
-            let refusal = match start {
-                Ok(start) if start.at <= deadline => return Some(start),
-                Ok(start) if start.scheduled > deadline => Refusal::TooLate,
-                Ok(_) => Refusal::NoAirTime,
-                Err(refusal) => refusal,
+            let wanted = Wanted {
+                emission: &head.emission,
+                from: head.downlink.earliest.max(self.not_before),
+                deadline: head.downlink.deadline,
+                asked_at: head.asked_at,
+                slots,
             };
-            head.gateways.pop_front();
-            refuse(air, head.report, gateway, refusal);
+            match turns::common_start(now, air, turn, &wanted) {
+                Ok(start) => return Some(start),
+                Err(refused) => {
+                    for (gateway, refusal) in refused {
+                        turn.gateways.retain(|eui| *eui != gateway);
+                        refuse(air, head.report, gateway, refusal);
+                    }
+                }
+            }
         }
     }
 
     /// Makes a frame the next one, if it can be sent at all.
-    fn take_up(&self, asked_at: Timestamp, downlink: Downlink, air: &mut Air) -> Option<Head> {
+    fn take_up(
+        &self,
+        now: Timestamp,
+        asked_at: Timestamp,
+        downlink: Downlink,
+        air: &mut Air,
+    ) -> Option<Head> {
         match self.emission(&downlink) {
             Ok(emission) => {
                 let report = air.open_report(downlink.id, self.record.gateways.len());
@@ -231,7 +252,7 @@ impl Group {
                     report,
                     emission,
                     phy_payload: None,
-                    gateways: self.record.gateways.iter().copied().collect(),
+                    turns: turns::turns(&self.record, &air.abilities(now)),
                     end: self.not_before,
                 })
             }
@@ -247,8 +268,12 @@ impl Group {
         if record.gateways.is_empty() {
             return Err(Refusal::NoGateway);
         }
-        // Class B needs ping slots and gateways with GPS time, which this network has not got.
-        if record.class != DeviceClass::C || !(1..=223).contains(&downlink.f_port) {
+        let fits = match record.class {
+            DeviceClass::A => false,
+            DeviceClass::B => record.ping_slots.is_some(),
+            DeviceClass::C => true,
+        };
+        if !fits || !(1..=223).contains(&downlink.f_port) {
             return Err(Refusal::Other);
         }
         let direction = Direction::Downlink;
@@ -271,12 +296,12 @@ impl Group {
         })
     }
 
-    /// Hands the frame over to the next gateway. `true` if a counter was used for it.
+    /// Hands the frame over to the next gateways. `true` if a counter was used for it.
     fn hand_over(&mut self, now: Timestamp, start: &Start, air: &mut Air) -> bool {
         let Some(head) = &mut self.head else {
             return false;
         };
-        let Some(gateway) = head.gateways.pop_front() else {
+        let Some(turn) = head.turns.pop_front() else {
             return false;
         };
         let mut counted = false;
@@ -293,22 +318,31 @@ impl Group {
                 match built {
                     Ok(built) => head.phy_payload.insert(built).clone(),
                     Err(refusal) => {
-                        refuse(air, head.report, gateway, refusal);
+                        for gateway in turn.gateways {
+                            refuse(air, head.report, gateway, refusal);
+                        }
                         return false;
                     }
                 }
             }
         };
         head.end = head.end.max(start.at + head.emission.airtime());
-        let transmission = Transmission {
-            start: start.at,
-            when: air.when(now, gateway, start),
-            hand_over_at: now,
-            mapped: start.timed,
-            phy_payload,
-            report: Some(head.report),
-        };
-        air.transmit(now, gateway, &head.emission, transmission);
+        for gateway in turn.gateways {
+            let when = if turn.by_gps {
+                When::Gps(start.at.to_gps())
+            } else {
+                air.when(now, gateway, start)
+            };
+            let transmission = Transmission {
+                start: start.at,
+                when,
+                hand_over_at: now,
+                mapped: start.timed && !turn.by_gps,
+                phy_payload: phy_payload.clone(),
+                report: Some(head.report),
+            };
+            air.transmit(now, gateway, &head.emission, transmission);
+        }
         counted
     }
 }

@@ -3,9 +3,10 @@
 //! One step: `listen` takes messages in (`uplinks`, `joins`: de-duplication, sender, counters, receive windows), `send`
 //! decides what leaves (`downlinks` for one device, `groups` for many) and returns every change that has to be
 //! committed before it does. `air` finds a start that is free, legal and in the operator's share, with `schedule` (what
-//! is on air when), `ledger` (the duty cycle) and `clock` (a gateway's counter against server time).
+//! is on air when), `ledger` (the duty cycle) and `clock` (a gateway's counter against server time); `turns` says which
+//! gateways of a group send together, in class B in which ping slot.
 //!
-//! Not here: class B, LoRaWAN 1.1, adaptive data rate. Records live in the snapshot and the changes; what is in memory
+//! Not here: LoRaWAN 1.1, adaptive data rate. Records live in the snapshot and the changes; what is in memory
 //! only (windows, reservations, queues) may be lost with the process at any time.
 
 mod air;
@@ -23,6 +24,7 @@ mod receive_windows;
 mod schedule;
 pub mod semtech;
 mod sessions;
+mod turns;
 pub mod udp;
 mod uplinks;
 

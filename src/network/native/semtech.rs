@@ -14,6 +14,7 @@ use crate::lorawan::airtime::DataRate;
 use crate::lorawan::frame::MAX_PHY_LENGTH;
 use crate::lorawan::identifiers::GatewayEui;
 use crate::record::Refusal;
+use crate::time::GpsTime;
 
 /// Most `rxpk` entries read of one datagram; the rest counts as bad.
 pub const MAX_RXPK: usize = 64;
@@ -138,7 +139,7 @@ pub enum DownDatagram {
 /// A frame a gateway is to send: one `txpk`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TxPacket {
-    /// `imme` or `tmst`.
+    /// `imme`, `tmst` or `tmms`.
     pub when: When,
     /// `freq`.
     pub frequency_hz: u32,
@@ -359,11 +360,16 @@ fn rx_packet(entry: &Value) -> Option<RxPacket> {
 fn tx_packet(entry: &Value) -> Option<TxPacket> {
     let immediately = entry.get("imme").and_then(Value::as_bool) == Some(true);
     let counter = || u32::try_from(entry.get("tmst")?.as_u64()?).ok();
+    let gps = || {
+        let millis = entry.get("tmms")?.as_i64().filter(|millis| *millis >= 0)?;
+        Some(GpsTime::from_micros(millis.checked_mul(1_000)?))
+    };
     Some(TxPacket {
         when: if immediately {
             When::Immediately
         } else {
-            When::Counter(counter()?)
+            let by_counter = counter().map(When::Counter);
+            by_counter.or_else(|| gps().map(When::Gps))?
         },
         frequency_hz: frequency_hz(entry)?,
         data_rate: data_rate(entry)?,
@@ -398,6 +404,10 @@ fn txpk(packet: &TxPacket) -> Value {
         match packet.when {
             When::Immediately => entry.insert("imme".to_owned(), json!(true)),
             When::Counter(counter) => entry.insert("tmst".to_owned(), json!(counter)),
+            // Milliseconds since the GPS epoch.
+            When::Gps(at) => {
+                entry.insert("tmms".to_owned(), json!(at.as_micros().div_euclid(1_000)))
+            }
         };
         match packet.data_rate {
             // LoRa downlinks have no payload CRC; FSK ones do (RP002-1.0.4 §4.1).
