@@ -187,7 +187,7 @@ pub(super) fn show_session(
             SessionPhase::Planned => v1::DistributionSessionState::Planned,
             SessionPhase::Preparing => v1::DistributionSessionState::Preparing,
             SessionPhase::Sending if !uncoded_done => v1::DistributionSessionState::Uncoded,
-            SessionPhase::Sending | SessionPhase::Polling { .. } => {
+            SessionPhase::Sending | SessionPhase::Polling { .. } | SessionPhase::Individual => {
                 v1::DistributionSessionState::Coded
             }
             SessionPhase::Closed => v1::DistributionSessionState::Ended,

@@ -25,6 +25,7 @@ impl Campaign {
         }
         let profile = std::sync::Arc::clone(&device.profile);
         let packages = &profile.packages;
+        self.note_room(uplink, around);
         let Some(f_port) = uplink.f_port else { return };
         if let VersionSource::UplinkField(field) = profile.version_source
             && let Some(version) = field.read(f_port, &uplink.payload)

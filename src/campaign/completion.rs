@@ -5,14 +5,14 @@ use std::time::Duration;
 use crate::lorawan::firmware_management::UpImageStatus;
 use crate::lorawan::fragmentation::FragDataBlockReceivedReq;
 use crate::lorawan::identifiers::DevEui;
-use crate::record::fragments_sent;
 use crate::record::{
-    CleanupState, DeviceReason, DeviceState, FleetDevice, StatusInterpretation, SuccessCriterion,
-    TaskDevice, VersionEvidence, VersionSource,
+    CleanupState, DeviceReason, DeviceState, FleetDevice, SessionPhase, StatusInterpretation,
+    SuccessCriterion, TaskDevice, VersionEvidence, VersionSource,
 };
 use crate::time::Timestamp;
 
 use super::conversation::Command;
+use super::unicast::Needy;
 use super::{Campaign, Surroundings, is_uncleaned, reboots};
 
 /// Reboot requests given up before a device that goes on running the old version is given up itself.
@@ -116,9 +116,7 @@ impl Campaign {
             return;
         }
         if receiving && status == UpImageStatus::NoImage {
-            let sent = self
-                .session_of(record)
-                .map(|session| fragments_sent(&session.record));
+            let sent = Some(self.sent_to(record));
             self.answered(now, dev_eui);
             self.talks.entry(dev_eui).or_default().no_image_after = sent;
             return;
@@ -168,7 +166,9 @@ impl Campaign {
         self.devices.get(&dev_eui).is_some_and(|record| {
             record.tries >= 2
                 && may_look_complete(around, dev_eui)
-                && self.session_of(record).is_some_and(|s| s.is_running())
+                && self
+                    .session_of(record)
+                    .is_some_and(|s| s.is_running() || s.record.phase == SessionPhase::Individual)
         })
     }
 
@@ -177,13 +177,13 @@ impl Campaign {
         let Some(record) = self.devices.get(&dev_eui) else {
             return;
         };
+        let (sent, alone) = (self.sent_to(record), record.unicast.is_some());
         let Some(number) = record.session.map(usize::from) else {
             return;
         };
         let Some(session) = self.sessions.get_mut(number) else {
             return;
         };
-        let sent = fragments_sent(&session.record);
         session.heard_any = true;
         let evidence = "DevUpgradeImageAns: no image, although the status looked complete";
         self.conclude(
@@ -200,6 +200,17 @@ impl Campaign {
             .and_then(|d| d.fragments.as_mut())
         {
             (report.deficit, report.fragments_sent, report.at) = (1, sent, now);
+            let report = *report;
+            if alone {
+                self.next_round_alone(
+                    now,
+                    Needy {
+                        dev_eui,
+                        report,
+                        loss: 0.0,
+                    },
+                );
+            }
         }
     }
 

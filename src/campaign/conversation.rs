@@ -12,7 +12,7 @@ use crate::lorawan::identifiers::DevEui;
 use crate::lorawan::{PackageVersion, firmware_management, fragmentation, multicast_setup};
 use crate::record::{
     CleanupState, DeviceReason, DeviceState, FleetDevice, FragSlot, McSlot, PollKind, SessionPhase,
-    Target, TaskDevice, UplinkRef, fragments_sent,
+    Target, TaskDevice, UplinkRef,
 };
 use crate::task::sizing;
 use crate::time::Timestamp;
@@ -55,6 +55,8 @@ pub(super) enum Command {
     Resync,
     /// `FragSessionSetupReq`.
     FragSession,
+    /// `DataFragment`; not answered.
+    Fragment,
     /// `FragSessionStatusReq` by unicast.
     Status,
     /// `FragDataBlockReceivedAns`.
@@ -92,6 +94,7 @@ impl Command {
             Self::Window => "the session request",
             Self::Resync => "ForceDeviceResyncReq",
             Self::FragSession => "FragSessionSetupReq",
+            Self::Fragment => "DataFragment",
             Self::Status => "FragSessionStatusReq",
             Self::Acknowledge => "FragDataBlockReceivedAns",
             Self::CheckImage => "DevUpgradeImageReq",
@@ -138,6 +141,9 @@ impl Campaign {
             let Some(command) = self.next_command(now, device) else {
                 return;
             };
+            if command == Command::Fragment {
+                return self.send_alone(now, dev_eui, answers);
+            }
             let talk = self.talks.entry(dev_eui).or_default();
             if talk.asked == Some(command) && now < talk.patience {
                 return;
@@ -209,10 +215,11 @@ impl Campaign {
         else {
             return;
         };
-        let waits = matches!(
-            record.state,
-            DeviceState::ReportedReceived | DeviceState::Verified | DeviceState::Rebooting
-        );
+        let waits = record.unicast.is_some()
+            || matches!(
+                record.state,
+                DeviceState::ReportedReceived | DeviceState::Verified | DeviceState::Rebooting
+            );
         let entered = record
             .entered
             .get(&record.state)
@@ -257,6 +264,7 @@ impl Campaign {
             answers,
             earliest: now,
             deadline: now + UNICAST_LIFETIME,
+            more: false,
         };
         self.send(
             InFlight::Command {
@@ -379,7 +387,28 @@ impl Campaign {
         }
     }
 
+    /// What a device is asked that is to tell how far it is.
+    pub(super) fn status_command(
+        &self,
+        record: &TaskDevice,
+        device: &FleetDevice,
+    ) -> Option<Command> {
+        // The image check is answered at once and says more; a status answer may take its BlockAckDelay.
+        let sent = Some(self.sent_to(record));
+        let talk = self.talks.get(&record.dev_eui);
+        let unchecked = talk.and_then(|t| t.no_image_after) != sent;
+        let managed = device.profile.packages.firmware_management.is_some();
+        Some(if managed && unchecked {
+            Command::CheckImage
+        } else {
+            Command::Status
+        })
+    }
+
     fn receiving_command(&self, record: &TaskDevice, device: &FleetDevice) -> Option<Command> {
+        if record.unicast.is_some() {
+            return self.alone_command(record, device);
+        }
         let session = self.session_of(record)?;
         match session.record.phase {
             SessionPhase::Closed => None,
@@ -395,21 +424,7 @@ impl Campaign {
             SessionPhase::Polling {
                 kind: PollKind::Individual,
                 ..
-            } if !session.is_fresh(record) => {
-                // The image check is answered at once and says more; a status answer may take its BlockAckDelay.
-                let sent = Some(fragments_sent(&session.record));
-                let unchecked = self
-                    .talks
-                    .get(&record.dev_eui)
-                    .and_then(|t| t.no_image_after)
-                    != sent;
-                let managed = device.profile.packages.firmware_management.is_some();
-                Some(if managed && unchecked {
-                    Command::CheckImage
-                } else {
-                    Command::Status
-                })
-            }
+            } if !session.is_fresh(record) => self.status_command(record, device),
             _ => None,
         }
     }
@@ -447,6 +462,7 @@ impl Campaign {
             }
             Command::ProbeFragmentation
             | Command::FragSession
+            | Command::Fragment
             | Command::Status
             | Command::Acknowledge
             | Command::DeleteFragSession => {

@@ -13,7 +13,7 @@ use crate::lorawan::fragmentation::{self, DataFragment};
 use crate::lorawan::identifiers::DevEui;
 use crate::record::{
     DistributionSession, PollKind, SessionPhase, Target, TaskDevice, TxOutcome, TxReport,
-    fragments_sent,
+    UnicastFragments, fragments_sent,
 };
 use crate::task::sizing;
 use crate::time::Timestamp;
@@ -69,9 +69,11 @@ impl SessionRun {
 
     /// The device's last status answer covers everything sent so far.
     pub(super) fn is_fresh(&self, device: &TaskDevice) -> bool {
+        let alone = device.unicast.map(UnicastFragments::sent);
+        let sent = alone.unwrap_or_else(|| fragments_sent(&self.record));
         device
             .fragments
-            .is_some_and(|report| report.fragments_sent == fragments_sent(&self.record))
+            .is_some_and(|report| report.fragments_sent == sent)
     }
 
     /// Fragments flow, or devices are being asked what they got.
@@ -109,12 +111,13 @@ impl SessionRun {
             SessionPhase::Planned
             | SessionPhase::Sending
             | SessionPhase::Polling { .. }
-            | SessionPhase::Closed => None,
+            | SessionPhase::Closed
+            | SessionPhase::Individual => None,
         }
     }
 
     /// The fragment `n` as it goes on air.
-    fn fragment(&self, n: u16) -> Option<Vec<u8>> {
+    pub(super) fn fragment(&self, n: u16) -> Option<Vec<u8>> {
         let mut fragment = vec![0; usize::from(self.record.block.frag_size)];
         self.coder.as_ref()?.fragment(n, &mut fragment)?;
         let mut payload =
@@ -128,15 +131,17 @@ impl SessionRun {
         Some(payload)
     }
 
-    /// Rows of the coded fragments sent so far, in that order; none of a code without rows.
-    pub(super) fn rows_sent(&self) -> &[u16] {
+    /// Rows of the coded fragments sent so far, to the group or to a device `alone`, in that order; none of a code
+    /// without rows.
+    pub(super) fn rows_sent(&self, alone: Option<UnicastFragments>) -> &[u16] {
         let rows = self.coder.as_ref().map_or(&[][..], Coder::rows);
-        let sent = usize::from(self.record.coded_sent);
+        let sent = alone.map_or(self.record.coded_sent, |alone| alone.coded_sent);
+        let sent = usize::from(sent);
         rows.get(..sent).unwrap_or(rows)
     }
 
     /// `N` of the k-th coded fragment, k from 0.
-    fn coded_n(&self, k: u16) -> Option<u16> {
+    pub(super) fn coded_n(&self, k: u16) -> Option<u16> {
         self.coder.as_ref()?.coded_n(k)
     }
 
@@ -189,6 +194,7 @@ impl Campaign {
                         self.evaluate_individual(now, number, around);
                     }
                 }
+                SessionPhase::Individual => self.advance_alone(now, number, around),
                 SessionPhase::Planned | SessionPhase::Preparing | SessionPhase::Closed => {}
             }
             let Some(session) = self.sessions.get(number) else {
@@ -257,6 +263,10 @@ impl Campaign {
                     counters.coded_frames += frames;
                 }
                 self.fragment_reported(now, usize::from(session), n, report.on_air(), air_end);
+            }
+            InFlight::Alone { dev_eui, session } => {
+                counters.unicast_frames += frames;
+                self.alone_reported(now, dev_eui, session, report);
             }
             InFlight::Poll { session } => {
                 counters.multicast_airtime_us += airtime_us;
@@ -364,6 +374,7 @@ impl Campaign {
             answers: None,
             earliest: record.window.start + sizing::WINDOW_GUARD,
             deadline: record.window.end(),
+            more: false,
         };
         let (id, port) = (record.id.clone(), record.frag_port);
         let what = InFlight::Fragment {

@@ -7,7 +7,7 @@
 //! lost.
 //!
 //! One file per part: [`setup`](self) before the window, `distribution` during it, `completion` after it,
-//! `conversation` for the one outstanding command per device, `status` for what a status answer means, `control` for
+//! `unicast` for fragments to one device alone, `conversation` for the one outstanding command per device, `status` for what a status answer means, `control` for
 //! what the operator does to a running task.
 
 mod answers;
@@ -20,6 +20,7 @@ mod keys;
 mod rounds;
 mod setup;
 mod status;
+mod unicast;
 mod waves;
 mod windows;
 
@@ -62,6 +63,10 @@ pub struct Campaign {
     due: BTreeSet<(Timestamp, DevEui)>,
     talks: BTreeMap<DevEui, Talk>,
     in_flight: BTreeMap<u32, InFlight>,
+    /// Fragments to one device whose fate is not known yet.
+    alone_in_flight: BTreeMap<DevEui, u32>,
+    /// Bytes a downlink to a device may have, by its last uplink in this run.
+    rooms: BTreeMap<DevEui, u8>,
     next_number: u32,
     changed: Changed,
     requests: Vec<NetworkRequest>,
@@ -178,6 +183,8 @@ enum InFlight {
     Fragment { session: u16, n: u16 },
     /// A status question to a session's group.
     Poll { session: u16 },
+    /// A fragment to one device.
+    Alone { dev_eui: DevEui, session: u16 },
 }
 
 /// A task to be begun.
@@ -258,7 +265,7 @@ impl Campaign {
                 },
                 wave: s.wave,
                 phase: if s.wave == 0 {
-                    SessionPhase::Preparing
+                    windows::first_phase(s.class)
                 } else {
                     SessionPhase::Planned
                 },
@@ -337,6 +344,8 @@ impl Campaign {
             sessions: Vec::new(),
             talks: BTreeMap::new(),
             in_flight: BTreeMap::new(),
+            alone_in_flight: BTreeMap::new(),
+            rooms: BTreeMap::new(),
             next_number: 0,
             changed: Changed::default(),
             requests: Vec::new(),
@@ -618,6 +627,7 @@ impl Campaign {
             answers: timing.answers,
             earliest: timing.earliest,
             deadline: timing.deadline,
+            more: timing.more,
         }));
         number
     }
@@ -660,6 +670,8 @@ struct Timing {
     answers: Option<UplinkRef>,
     earliest: Timestamp,
     deadline: Timestamp,
+    /// More waits for the device.
+    more: bool,
 }
 
 /// The device needs nothing more to meet the criterion, or has failed.

@@ -18,12 +18,13 @@ use crate::time::Timestamp;
 use super::conversation::silence;
 use super::distribution::WINDOW_TAIL;
 use super::status::{self, Answer, Progress};
+use super::unicast::Needy;
 use super::{Campaign, InFlight, Surroundings, Timing};
 
 /// Standard deviations of luck a round of the Reed-Solomon code allows for.
 const TURN_DEVIATIONS: f64 = 0.7;
 /// What a poll is worth in frames. More makes few large rounds with frames nobody needs, less many small ones.
-const POLL_COST: f64 = 8.0;
+pub(super) const POLL_COST: f64 = 8.0;
 /// Roll calls by multicast before devices are asked one by one.
 const ROLL_CALLS: u8 = 2;
 /// Frames one group may send: the counter must not reach 16 bits.
@@ -100,6 +101,7 @@ impl Campaign {
             answers: None,
             earliest: session.air_end,
             deadline: record.window.end(),
+            more: false,
         };
         let mut payload = Vec::new();
         let request = FragSessionStatusReq {
@@ -206,28 +208,10 @@ impl Campaign {
         devices: &[DevEui],
         around: &Surroundings<'_>,
     ) -> bool {
+        let needs = self.needs(number, devices, around);
         let Some(session) = self.sessions.get(number) else {
             return false;
         };
-        let sent = fragments_sent(&session.record);
-        let needs: Vec<(DevEui, FragmentReport, f64)> = devices
-            .iter()
-            .filter_map(|dev_eui| {
-                let device = self.devices.get(dev_eui).filter(|d| session.is_fresh(d))?;
-                let report = device.fragments.filter(|report| report.deficit > 0)?;
-                let known = around.fleet.get(*dev_eui)?;
-                let counts = known.profile.status_interpretation == StatusInterpretation::Spec;
-                let loss = match known.status.loss_permille {
-                    // `NbFragReceived` is no count of fragments on some stacks.
-                    Some(permille) if !counts => f64::from(permille) / 1000.0,
-                    _ => {
-                        let heard_of = sent.saturating_sub(device.setup.missed_before);
-                        loss(report.received, heard_of)
-                    }
-                };
-                Some((*dev_eui, report, loss))
-            })
-            .collect();
         if needs.is_empty() {
             return false;
         }
@@ -244,7 +228,7 @@ impl Campaign {
                 .devices
                 .values()
                 .any(|d| d.session == Some(number_in_record) && d.setup.missed_before > 0);
-            for (dev_eui, ..) in needs {
+            for Needy { dev_eui, .. } in needs {
                 if shared_with_late {
                     self.reset_setup(now, dev_eui, "the session was spent on late devices");
                     continue;
@@ -267,11 +251,17 @@ impl Campaign {
             }
             return false;
         }
-        let needs: Vec<(FragmentReport, f64)> = needs
-            .into_iter()
-            .map(|(_, report, loss)| (report, loss))
-            .collect();
-        let size = round_size(&record.block, &needs).clamp(1, left);
+        let block = record.block;
+        let needs = self.part_from_stragglers(now, number, needs, around);
+        if needs.is_empty() {
+            let all_gone = self.receiving(number).next().is_none();
+            if all_gone {
+                self.finish_session(now, number, around);
+            }
+            return all_gone;
+        }
+        let needs: Vec<(FragmentReport, f64)> = needs.iter().map(|n| (n.report, n.loss)).collect();
+        let size = round_size(&block, &needs).clamp(1, left);
         let Some(session) = self.sessions.get_mut(number) else {
             return false;
         };
@@ -286,6 +276,39 @@ impl Campaign {
             self.next_window(now, number, around);
         }
         true
+    }
+
+    /// Devices known to need something after what was sent so far.
+    pub(super) fn needs(
+        &self,
+        number: usize,
+        devices: &[DevEui],
+        around: &Surroundings<'_>,
+    ) -> Vec<Needy> {
+        let Some(session) = self.sessions.get(number) else {
+            return Vec::new();
+        };
+        let sent = fragments_sent(&session.record);
+        let need = |dev_eui: &DevEui| {
+            let device = self.devices.get(dev_eui).filter(|d| session.is_fresh(d))?;
+            let report = device.fragments.filter(|report| report.deficit > 0)?;
+            let known = around.fleet.get(*dev_eui)?;
+            let counts = known.profile.status_interpretation == StatusInterpretation::Spec;
+            let loss = match known.status.loss_permille {
+                // `NbFragReceived` is no count of fragments on some stacks.
+                Some(permille) if !counts => f64::from(permille) / 1000.0,
+                _ => {
+                    let heard_of = sent.saturating_sub(device.setup.missed_before);
+                    loss(report.received, heard_of)
+                }
+            };
+            Some(Needy {
+                dev_eui: *dev_eui,
+                report,
+                loss,
+            })
+        };
+        devices.iter().filter_map(need).collect()
     }
 
     /// The device heard nothing at all, or as many fragments as the block has and is not complete: it missed the first
@@ -329,16 +352,17 @@ impl Campaign {
             return;
         }
         let number = usize::from(session.record.id.number);
-        let sent = fragments_sent(&session.record);
+        let sent = self.sent_to(record);
         // While fragments flow, an answer is about an earlier moment: it is no sign of what is needed after the round.
-        let settled = matches!(session.record.phase, SessionPhase::Polling { .. });
+        let settled = record.unicast.is_some()
+            || matches!(session.record.phase, SessionPhase::Polling { .. });
         let numbers = Answer {
             version,
             frag_algo: block.frag_algo,
             received: answer.nb_frag_received,
             missing: answer.missing_frag,
             nb_frag: block.nb_frag,
-            rows: session.rows_sent(),
+            rows: session.rows_sent(record.unicast),
             settled,
             previous: record.fragments,
         };
@@ -388,7 +412,11 @@ impl Campaign {
         if let (Some(status), Some(heard)) = (around.fleet.status_mut(dev_eui), heard) {
             status.loss_permille = Some(blend(status.loss_permille, loss(heard, heard_of)));
         }
-        if let Some(session) = self.sessions.get_mut(number).filter(|_| settled) {
+        let alone = self
+            .devices
+            .get(&dev_eui)
+            .is_some_and(|d| d.unicast.is_some());
+        if let Some(session) = self.sessions.get_mut(number).filter(|_| settled && !alone) {
             if let Some(unanswered) = &mut session.unanswered {
                 unanswered.remove(&dev_eui);
             }
@@ -398,6 +426,16 @@ impl Campaign {
             self.changed.sessions.insert(session.record.id.number);
         }
         if progress != Progress::Complete {
+            if alone {
+                self.next_round_alone(
+                    now,
+                    Needy {
+                        dev_eui,
+                        report,
+                        loss: loss(report.received, heard_of),
+                    },
+                );
+            }
             return;
         }
         let evidence = format!(
@@ -442,7 +480,7 @@ fn record_coded(campaign: &Campaign, number: usize) -> u16 {
 }
 
 /// Coded fragments of the next round, for devices that reported this and lose so much.
-fn round_size(block: &BlockParameters, needs: &[(FragmentReport, f64)]) -> u16 {
+pub(super) fn round_size(block: &BlockParameters, needs: &[(FragmentReport, f64)]) -> u16 {
     match block.frag_algo {
         FragAlgo::Ts004 => {
             let needs = needs

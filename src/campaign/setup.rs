@@ -73,6 +73,9 @@ impl Campaign {
         if asks_version && device.status.version(&self.image.component).is_none() {
             return Some(Command::Version);
         }
+        if session.record.class == DeviceClass::A {
+            return (!record.setup.fragmentation).then_some(Command::FragSession);
+        }
         let window = session.record.window;
         if !session.is_running() && now + latest_request(window.class) >= window.start {
             return None;
@@ -130,7 +133,10 @@ impl Campaign {
         };
         fragmentation::DownlinkCommand::FragSessionSetupReq(fragmentation::FragSessionSetupReq {
             frag_index: block.frag_index,
-            mc_group_bit_mask: 1 << session.record.mc_group_id,
+            mc_group_bit_mask: match session.record.class {
+                DeviceClass::A => 0,
+                DeviceClass::B | DeviceClass::C => 1 << session.record.mc_group_id,
+            },
             nb_frag: block.nb_frag,
             frag_size: block.frag_size,
             ack_reception: false,
@@ -167,6 +173,7 @@ impl Campaign {
         if let Some(group) = self
             .sessions
             .get(number)
+            .filter(|session| session.record.class != DeviceClass::A)
             .and_then(|session| self.group_of(session))
         {
             self.requests.push(NetworkRequest::PutGroup(group));
@@ -463,6 +470,7 @@ impl Campaign {
             session.late_seen_to = false;
         }
         record.fragments = None;
+        record.unicast = None;
         self.conclude(
             now,
             dev_eui,
@@ -516,6 +524,9 @@ impl Campaign {
         let Some(session) = self.session_of(record) else {
             return;
         };
+        if session.record.class == DeviceClass::A {
+            return self.begin_alone(now, dev_eui);
+        }
         let ready = record.setup.group
             && record.setup.fragmentation
             && record.setup.window == Some(session.record.window.number);

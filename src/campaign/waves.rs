@@ -7,6 +7,7 @@ use crate::record::{
 };
 use crate::time::Timestamp;
 
+use super::windows::first_phase;
 use super::{Campaign, Surroundings};
 
 /// Devices with a verdict, counted.
@@ -168,7 +169,7 @@ impl Campaign {
             let class = self.sessions[session].record.class;
             let ready = self.setup_ends(now, &members, class, around);
             let record = &mut self.sessions[session].record;
-            record.phase = SessionPhase::Preparing;
+            record.phase = first_phase(class);
             record.window.start = record.window.start.max(ready);
             self.changed.sessions.insert(record.id.number);
             self.request_group(session);

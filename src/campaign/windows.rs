@@ -246,7 +246,10 @@ impl Campaign {
         let Some(session) = self.sessions.get_mut(number) else {
             return;
         };
-        if !session.is_running() || session.is_open_to_late() || session.late_seen_to {
+        let by_group = session.is_running()
+            || session.record.phase == SessionPhase::Individual
+                && session.record.class != DeviceClass::A;
+        if !by_group || session.is_open_to_late() || session.late_seen_to {
             return;
         }
         session.late_seen_to = true;
@@ -404,7 +407,7 @@ impl Campaign {
             task: self.task.id.clone(),
             number: next,
         };
-        record.phase = SessionPhase::Preparing;
+        record.phase = first_phase(record.class);
         record.window = SessionWindow {
             number: 0,
             start: wanted.start,
@@ -448,7 +451,11 @@ impl Campaign {
 
     /// The window is over, or passed without anybody: another one is announced, and what devices hold is kept.
     pub(super) fn next_window(&mut self, now: Timestamp, number: usize, around: &Surroundings<'_>) {
+        self.serve_stragglers_alone(now, number, around);
         let members: Vec<DevEui> = self.members(number).map(|d| d.dev_eui).collect();
+        if members.is_empty() {
+            return self.close_session(number);
+        }
         let Some(class) = self.sessions.get(number).map(|s| s.record.class) else {
             return;
         };
@@ -498,26 +505,32 @@ impl Campaign {
         sizing::window_opens(class, set_up)
     }
 
-    /// No fragment will be sent in this session any more.
+    /// No fragment will be sent to this session's group any more, and none at all unless devices are sent to alone.
     pub(super) fn close_session(&mut self, number: usize) {
+        let phase = self.phase_without_group(number);
         let Some(session) = self.sessions.get_mut(number) else {
             return;
         };
-        if session.record.phase != SessionPhase::Closed {
-            session.record.phase = SessionPhase::Closed;
-            session.waiting = None;
-            let id = session.record.id.clone();
-            self.changed.sessions.insert(id.number);
+        let before = session.record.phase;
+        if before == SessionPhase::Closed || before == phase {
+            return;
+        }
+        session.record.phase = phase;
+        session.waiting = None;
+        let id = session.record.id.clone();
+        self.changed.sessions.insert(id.number);
+        if before != SessionPhase::Individual {
             self.requests.push(NetworkRequest::RemoveGroup(id));
         }
     }
 
+    /// Devices of a session's group that are without the image; those that are sent to alone are not among them.
     pub(super) fn members(&self, number: usize) -> impl Iterator<Item = &TaskDevice> {
         self.open
             .iter()
             .filter_map(|dev_eui| self.devices.get(dev_eui))
             .filter(move |d| d.session.map(usize::from) == Some(number))
-            .filter(|d| d.state < DeviceState::ReportedReceived)
+            .filter(|d| d.state < DeviceState::ReportedReceived && d.unicast.is_none())
     }
 
     pub(super) fn nobody_left(&self, number: usize) -> bool {
@@ -529,6 +542,14 @@ impl Campaign {
         self.members(number)
             .filter(|d| d.state == DeviceState::Receiving)
             .map(|d| d.dev_eui)
+    }
+}
+
+/// Where a session begins: a class A one has no window to wait for.
+pub(super) fn first_phase(class: DeviceClass) -> SessionPhase {
+    match class {
+        DeviceClass::A => SessionPhase::Individual,
+        DeviceClass::B | DeviceClass::C => SessionPhase::Preparing,
     }
 }
 

@@ -59,6 +59,7 @@ impl Dialogue {
         };
         self.next_number = self.next_number.wrapping_add(1);
         Some(Downlink {
+            more: false,
             id,
             target: Target::Device(uplink.dev_eui),
             f_port,

@@ -48,6 +48,7 @@ pub use task::{
 };
 pub use task_device::{
     CleanupState, DeviceReason, DeviceState, FragmentReport, SetupStage, TaskDevice,
+    UnicastFragments,
 };
 pub use wave::{Approval, ThresholdAction, Thresholds, Wave, WavePolicy};
 

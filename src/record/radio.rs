@@ -93,6 +93,8 @@ pub struct Downlink {
     pub earliest: Timestamp,
     /// Worthless when not on air by then; the network refuses it as [`Refusal::TooLate`].
     pub deadline: Timestamp,
+    /// More waits: a device of class A is told to send again soon (`FPending`).
+    pub more: bool,
 }
 
 /// Addressee of a downlink.

@@ -209,6 +209,8 @@ pub enum SessionPhase {
     },
     /// No fragment will be sent any more.
     Closed,
+    /// Fragments go to each device alone, if at all: the session has no group, or needs it no more.
+    Individual,
 }
 
 /// How a status is asked for.

@@ -56,6 +56,9 @@ pub struct TaskDevice {
     /// When it last changed.
     #[serde(default)]
     pub changed_at: Timestamp,
+    /// How far it is with fragments that are sent to it alone; `None` while it hears those of its group.
+    #[serde(default)]
+    pub unicast: Option<UnicastFragments>,
 }
 
 impl TaskDevice {
@@ -83,6 +86,7 @@ impl TaskDevice {
             entered: BTreeMap::new(),
             sequence: 0,
             changed_at: now,
+            unicast: None,
         }
     }
 }
@@ -213,6 +217,51 @@ pub struct SetupStage {
     /// `FragSessionSetupReq` was sent with a `SessionCnt` of its own, which its repeats keep.
     #[serde(default)]
     pub counted: bool,
+}
+
+/// Fragments sent to one device alone, and before that to its group.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnicastFragments {
+    /// Uncoded ones: the last `N` of the first pass.
+    pub uncoded_sent: u16,
+    /// Coded ones.
+    pub coded_sent: u16,
+    /// Coded ones to have been sent when the device is asked for its status.
+    pub coded_target: u16,
+}
+
+impl UnicastFragments {
+    /// All of them.
+    pub fn sent(self) -> u16 {
+        self.uncoded_sent.saturating_add(self.coded_sent)
+    }
+
+    /// The next one: `N` of an uncoded one, or anything above `nb_frag` for a coded one; `None` at the end of a round.
+    pub fn next(self, nb_frag: u16) -> Option<u16> {
+        if self.uncoded_sent < nb_frag {
+            return Some(self.uncoded_sent + 1);
+        }
+        let coded = self.coded_sent < self.coded_target;
+        coded.then_some(nb_frag.saturating_add(1))
+    }
+
+    /// The fragment `n` was released.
+    pub fn advance(&mut self, n: u16, nb_frag: u16) {
+        if n <= nb_frag {
+            self.uncoded_sent = n;
+        } else {
+            self.coded_sent = self.coded_sent.saturating_add(1);
+        }
+    }
+
+    /// The last one did not leave.
+    pub fn take_back(&mut self, nb_frag: u16) {
+        if self.uncoded_sent < nb_frag || self.coded_sent == 0 {
+            self.uncoded_sent = self.uncoded_sent.saturating_sub(1);
+        } else {
+            self.coded_sent -= 1;
+        }
+    }
 }
 
 /// A status answer and what had been sent by then.

@@ -14,8 +14,8 @@ use crate::lorawan::identifiers::{DevEui, GatewayEui};
 use crate::lorawan::region::Region;
 use crate::lorawan::{PackageVersion, fragmentation, multicast_setup};
 use crate::record::{
-    BlockParameters, DeviceClass, DeviceReason, FleetDevice, FragAlgo, GatewaySettings, Image,
-    MulticastGroup, SessionWindow, SuccessCriterion, Task, VersionSource,
+    BlockParameters, DeviceClass, DeviceProfile, DeviceReason, FleetDevice, FragAlgo,
+    GatewaySettings, Image, MulticastGroup, SessionWindow, SuccessCriterion, Task, VersionSource,
 };
 use crate::time::Timestamp;
 
@@ -380,8 +380,8 @@ fn place(
         .groups
         .iter()
         .find(|g| g.devices.contains(&device.settings.dev_eui));
-    let class = task.options.class.or_else(|| group.map(|g| g.class));
-    let class = class.unwrap_or_default();
+    let asked = task.options.class.or_else(|| group.map(|g| g.class));
+    let class = asked.unwrap_or_else(|| default_class(request, profile));
     let class_b = profile.region.class_b().filter(|_| class == DeviceClass::B);
     let supported = match class {
         DeviceClass::A => true,
@@ -554,6 +554,20 @@ fn session(
         setup: begin.setup,
         distribution,
     }))
+}
+
+/// The class of a device's sessions where nobody says: the fastest it has that the gateways serve. Class A is slow, and
+/// every device has it.
+fn default_class(request: &PlanRequest<'_>, profile: &DeviceProfile) -> DeviceClass {
+    if profile.supports_class_c {
+        return DeviceClass::C;
+    }
+    let beacons = request.gateways.iter().any(GatewaySettings::sends_class_b);
+    if profile.supports_class_b && beacons && profile.region.class_b().is_some() {
+        DeviceClass::B
+    } else {
+        DeviceClass::A
+    }
 }
 
 /// Gateways that can send in the windows of a class: class B needs GPS time and beacons.

@@ -39,4 +39,5 @@ mod store_contract;
 mod store_records;
 mod store_sqlite;
 mod tidy;
+mod unicast;
 mod waves;

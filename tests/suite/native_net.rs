@@ -324,6 +324,7 @@ impl Net {
     ) -> Downlink {
         self.next_id += 1;
         Downlink {
+            more: false,
             id: DownlinkId {
                 owner: 1,
                 number: self.next_id,

@@ -415,6 +415,11 @@ pub(crate) fn task_device(task: &str, n: u64, state: DeviceState, sequence: u64)
         sequence,
         group: Some("g1".to_owned()),
         changed_at: at(52),
+        unicast: Some(UnicastFragments {
+            uncoded_sent: 100,
+            coded_sent: 3,
+            coded_target: 9,
+        }),
     }
 }
 

@@ -85,6 +85,7 @@ impl Native {
         let fields = DataFields {
             f_ctrl: FCtrl {
                 ack: window.ack,
+                f_pending_or_class_b: downlink.is_some_and(|downlink| downlink.more),
                 ..FCtrl::default()
             },
             f_opts,
