@@ -7,8 +7,11 @@ use fuota_simulator::check::{self, CheckOptions};
 use fuota_simulator::device::StackProfile;
 use fuota_simulator::fleet::{FleetOptions, Stacks};
 use fuota_simulator::scene::Scene;
+use fuota_simulator::world::World;
 use lorawan_fuota::lorawan::region::Region;
-use lorawan_fuota::record::{CleanupState, DeviceClass, DeviceState, SessionPhase, TaskState};
+use lorawan_fuota::record::{
+    CleanupState, DeviceClass, DeviceState, SessionPhase, Task, TaskState,
+};
 
 fn class_a(stack: StackProfile, loss: f64) -> CheckOptions {
     CheckOptions {
@@ -72,8 +75,8 @@ fn a_class_a_session_sends_hardly_more_than_the_fragments() {
     assert!(sent <= most, "{sent} frames, {most} allowed");
 }
 
-/// Four gateways with a device each, one of which loses two thirds of all downlinks.
-fn straggler() -> Scene {
+/// Four gateways with a device each, one of which is set up and then loses half of all downlinks.
+fn straggler() -> (Scene, Task) {
     let options = CheckOptions {
         spread: true,
         image_bytes: 6_000,
@@ -86,6 +89,13 @@ fn straggler() -> Scene {
         })
     };
     let mut scene = Scene::new(&options);
+    let draft = scene.draft();
+    scene.start(&draft).unwrap();
+    let ready = |world: &World| {
+        let devices = world.task_devices(&draft.id);
+        devices.len() == 4 && devices.iter().all(|d| d.state == DeviceState::Ready)
+    };
+    assert!(scene.world.run_until(Duration::from_secs(600), ready));
     let (gateway, device) = (scene.fleet.gateways[0], scene.fleet.devices[0].dev_eui);
     let lossy = Link {
         rssi_dbm: -110,
@@ -96,23 +106,22 @@ fn straggler() -> Scene {
     scene
         .world
         .lab_mut(|lab| lab.channel_mut().set_link(gateway, device, Some(lossy)));
-    scene
+    (scene, draft)
 }
 
 #[test]
 fn only_gateways_of_those_who_need_it_send_a_round() {
-    let mut scene = straggler();
-    let draft = scene.draft();
-    scene.start(&draft).unwrap();
+    let (mut scene, draft) = straggler();
     assert!(scene.finish(&draft.id));
     let devices = scene.world.task_devices(&draft.id);
     assert!(devices.iter().all(|d| d.state == DeviceState::Running));
     let session = &scene.world.sessions(&draft.id)[0];
-    assert!(session.round > 1 || devices[0].unicast.is_some());
+    assert!(session.round > 1, "{session:#?} {:#?}", devices[0]);
     let own = session.airtime_us[&scene.fleet.gateways[0]];
     for other in &scene.fleet.gateways[1..] {
-        // The straggler's rounds are as long as the first pass; the others had no part in them.
-        assert!(session.airtime_us[other] <= own, "{session:?}");
+        // The straggler's rounds are about as long as the first pass; the others had no part in them.
+        let others = session.airtime_us[other];
+        assert!(others * 3 < own * 2, "{others} {own}");
     }
     assert_eq!(session.phase, SessionPhase::Closed);
 }
