@@ -88,8 +88,15 @@ impl Campaign {
             }
         }
         let fleet = &around.fleet;
-        let gateways =
-            plan::covering_gateways(ready.iter().filter_map(|d| fleet.get(*d)), around.gateways);
+        let Some(session) = self.sessions.get(number) else {
+            return;
+        };
+        let gateways = plan::covering_gateways(
+            ready.iter().filter_map(|d| fleet.get(*d)),
+            around.gateways,
+            session.record.region,
+            session.record.data_rate,
+        );
         let loss = self.expected_loss(&ready, fleet);
         let Some(session) = self.sessions.get_mut(number) else {
             return;
@@ -226,7 +233,12 @@ impl Campaign {
                 .keys()
                 .any(|gateway| chosen.contains(gateway))
         });
-        let more = plan::covering_gateways(out_of_reach, around.gateways);
+        let more = plan::covering_gateways(
+            out_of_reach,
+            around.gateways,
+            session.record.region,
+            session.record.data_rate,
+        );
         if !more.is_empty() {
             session.record.gateways.extend(more);
             self.changed.sessions.insert(session.record.id.number);
