@@ -13,7 +13,7 @@ use crate::time::Timestamp;
 use super::air::{self, GatewayAir, Sender, Sending, Spent};
 use super::link::{self, covering_gateways};
 use super::outlook::{self, Prospect, Span};
-use super::plan::{PlanError, PlanRefusal, PlanRequest, PlannedSession, SessionKey, Start};
+use super::plan::{Forecast, PlanError, PlanRefusal, PlanRequest, PlannedSession, SessionKey, Start};
 use super::rates::{self, RateCost};
 use super::sizing;
 use super::unicast::{self, Unicast};
@@ -105,6 +105,14 @@ impl<'a> Course<'a> {
         for (session, outlook) in sessions.iter_mut().zip(outlooks) {
             let last = outlook.last_fragment.expected;
             session.distribution = last.since(session.window.start);
+            let one = session.airtime / session.frames.expected.max(1);
+            let (low, expected, high) = outlook.fragments;
+            session.frames = Forecast {
+                low,
+                expected,
+                high,
+            };
+            session.airtime = one * expected;
             session.outlook = outlook;
         }
         let before = self.finish;

@@ -160,3 +160,49 @@ pub fn covering_gateways<'a>(
     }
     chosen
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::time::Timestamp;
+
+    fn link(rssi_dbm: i16, snr_db: f32) -> Link {
+        Link {
+            rssi_dbm,
+            snr_db,
+            at: Timestamp::default(),
+        }
+    }
+
+    fn rate(region: Region, dr: u8) -> DataRate {
+        region.data_rate(dr, Direction::Downlink).unwrap()
+    }
+
+    #[test]
+    fn margins_are_those_over_the_floor_of_the_rate() {
+        let weak = link(-120, -8.0);
+        assert!((margin_db(&weak, rate(Region::Eu868, 0)) - 12.0).abs() < 0.01);
+        assert!((margin_db(&weak, rate(Region::Eu868, 5)) + 0.5).abs() < 0.01);
+        // Four times the bandwidth lets four times the noise in.
+        assert!((margin_db(&weak, rate(Region::Us915, 8)) - 5.98).abs() < 0.01);
+        // A receiver that reports 9 dB at -60 dBm has far more.
+        assert!(margin_db(&link(-60, 9.0), rate(Region::Eu868, 5)) > 60.0);
+        assert!(margin_db(&link(-60, 4.0), rate(Region::Eu868, 5)) < 12.0);
+        assert!(margin_db(&link(-100, 9.0), DataRate::Fsk50) < SAFETY_DB);
+    }
+
+    #[test]
+    fn candidates_are_what_every_device_of_the_region_has() {
+        assert_eq!(candidate_rates(Region::Eu868, 869_525_000, None), [0, 1, 2, 3, 4, 5]);
+        assert_eq!(candidate_rates(Region::Eu868, 869_525_000, Some(100)), [3, 4, 5]);
+        assert_eq!(
+            candidate_rates(Region::Us915, 923_300_000, None),
+            [8, 9, 10, 11, 12, 13]
+        );
+        assert!(candidate_rates(Region::Eu868, 868_650_000, None).is_empty());
+        for region in Region::ALL {
+            let hz = region.default_multicast_hz();
+            assert!(!candidate_rates(region, hz, None).is_empty(), "{region}");
+        }
+    }
+}

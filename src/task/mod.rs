@@ -19,3 +19,6 @@ pub use outlook::{SessionOutlook, Span};
 pub use plan::{
     Forecast, Plan, PlanError, PlanRefusal, PlanRequest, PlannedSession, SkippedDevice, plan,
 };
+
+#[cfg(test)]
+mod tests;

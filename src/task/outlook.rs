@@ -11,12 +11,13 @@ use crate::record::{FleetDevice, FragAlgo, SuccessCriterion};
 use crate::time::Timestamp;
 
 use super::air::{self, Sender, Sending};
-use super::sizing;
+use super::{sizing, unicast};
 use super::waits::{Waits, all_within};
 
-/// Lower and upper end of a range: one run in twenty lies below it, one above.
-const LOW: f64 = 0.05;
-const HIGH: f64 = 0.95;
+/// Lower and upper end of a range, so that one run in twenty lies below it and one above. The lower one is further out
+/// than that: losses are estimated a little too high (`missed`).
+const LOW: f64 = 0.025;
+const HIGH: f64 = 0.96;
 /// Command, its airtime, the answer: one exchange with a device whose receive windows are open.
 const EXCHANGE: Duration = Duration::from_secs(3);
 /// A device boots, and joins again where it has to.
@@ -25,6 +26,13 @@ const BOOT: Duration = Duration::from_secs(12);
 const ESTIMATED_FROM: f64 = 100.0;
 /// A loss nobody has measured may be that far off, 0..1.
 const UNKNOWN_DOUBT: f64 = 0.03;
+/// The loss of a fleet changes by that much from task to task, 0..1, and by that share of itself.
+const DRIFT: f64 = 0.01;
+const DRIFT_SHARE: f64 = 0.15;
+/// Loss that sessions show and commands do not have, 0..1.
+const COUNTED_TOO_MUCH: f64 = 0.03;
+/// Uplinks that are lost to each other where nothing else is, 0..1.
+const COLLISIONS: f64 = 0.02;
 /// Windows and sessions a forecast looks ahead.
 const MOST_SESSIONS: u32 = 8;
 /// Power of a device that listens: 5.3 mA at 3.3 V, as common transceivers take.
@@ -57,6 +65,8 @@ impl Span {
 /// What is expected of one session.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct SessionOutlook {
+    /// Fragments of all the sessions it takes until late devices are served too: low, expected, high.
+    pub fragments: (u32, u32, u32),
     /// Loss reckoned with, permille: the mean of its devices.
     pub loss_permille: u16,
     /// The last fragment.
@@ -107,11 +117,10 @@ pub(super) fn fragments(
         sizing::frames_until(frag_algo, nb_frag, &losses, chance)
     };
     let doubt = losses.doubt;
-    // Half of the doubt goes into the range: the two causes are independent.
     (
-        at(LOW, -0.6 * doubt),
+        at(LOW, -doubt),
         at(0.5, 0.0),
-        at(HIGH, 0.6 * doubt),
+        at(HIGH, doubt),
     )
 }
 
@@ -166,7 +175,7 @@ impl Losses {
         Self {
             each: each.collect(),
             mean,
-            doubt: (noise / count).sqrt(),
+            doubt: (noise / count + DRIFT.powi(2) + (DRIFT_SHARE * mean).powi(2)).sqrt(),
         }
     }
 }
@@ -217,6 +226,7 @@ struct Journey<'a, 'd> {
     air: Span,
     losses: Losses,
     setup: Vec<Waits>,
+    again: Vec<Waits>,
     completion: Vec<Waits>,
     interval: Duration,
 }
@@ -230,19 +240,18 @@ impl<'a, 'd> Journey<'a, 'd> {
                 interval: device.profile.uplink_interval,
                 commands,
                 miss: missed(losses.each[at], device.status.links.len()),
-                waits_for_first: true,
+                unknown: 1,
                 least,
             }
         };
         let all = 0..prospect.devices.len();
-        let setup = all.clone().map(|at| {
-            let commands = prospect.commands.get(at).copied().unwrap_or(2);
-            waits(at, commands, EXCHANGE * commands)
-        });
-        let setup = setup.collect();
+        // Announced once more, a session takes two commands.
+        let again = all.clone().map(|at| waits(at, 2, EXCHANGE * 2)).collect();
+        let setup = setup_waits(&prospect.devices);
         let completion = all
             .map(|at| {
-                let (commands, first) = completion_commands(prospect.success);
+                let rejoins = prospect.devices[at].profile.after_reboot.rejoins;
+                let (commands, unknown) = completion_commands(prospect.success, rejoins);
                 let reboots = prospect.success == SuccessCriterion::Running;
                 let least = EXCHANGE * commands
                     + if reboots {
@@ -251,7 +260,7 @@ impl<'a, 'd> Journey<'a, 'd> {
                         Duration::ZERO
                     };
                 Waits {
-                    waits_for_first: first,
+                    unknown,
                     ..waits(at, commands, least)
                 }
             })
@@ -264,23 +273,66 @@ impl<'a, 'd> Journey<'a, 'd> {
             interval: intervals.max().unwrap_or_default(),
             losses,
             setup,
+            again,
             completion,
         }
     }
 
-    /// How much later than planned the session that serves the last device begins: devices that are not set up when
-    /// the window opens get another one.
-    fn late(&self, chance: f64) -> Duration {
+    /// From the first frame until hardly any uncoded fragment is left to come: so long newcomers are taken in.
+    fn open_for(&self) -> Duration {
+        let sent = self.air.expected.since(self.prospect.sending.start);
+        let share = f64::from(self.prospect.nb_frag) / f64::from(self.frames.1.max(1));
+        sent.mul_f64(share.min(1.0) * 0.9)
+    }
+
+    /// From the opening of one session to that of the next one for devices that came too late for it.
+    fn step(&self) -> Duration {
+        self.open_for() + self.interval * 3 + Duration::from_secs(15)
+    }
+
+    /// Sessions until every device was set up in time for one, with this chance.
+    fn sessions(&self, chance: f64) -> u32 {
+        let first = self.prospect.window_start.since(self.prospect.prepare_at) + self.open_for();
+        let missed = |waits: &Waits, time| 1.0 - waits.within(time);
+        let late: Vec<(f64, f64)> = self
+            .setup
+            .iter()
+            .zip(&self.again)
+            .map(|(setup, again)| (missed(setup, first), missed(again, self.step())))
+            .collect();
+        let all_in = |sessions: u32| -> f64 {
+            let power = i32::try_from(sessions - 1).unwrap_or(i32::MAX);
+            let each = late.iter().map(|(first, later)| 1.0 - first * later.powi(power));
+            each.product()
+        };
+        let enough = (1..MOST_SESSIONS).find(|sessions| all_in(*sessions) >= chance);
+        enough.unwrap_or(MOST_SESSIONS)
+    }
+
+    /// Share of the uncoded fragments that pass before the last newcomer of the first session is ready.
+    fn passed(&self, chance: f64) -> f64 {
         let prepared = self.prospect.window_start.since(self.prospect.prepare_at);
-        let sending = self.air.expected.since(self.prospect.sending.start);
-        // Newcomers are taken in for a while; then another session is announced.
-        let step = sending + self.interval * 3 + Duration::from_secs(15);
-        let needed = all_within(&self.setup, chance);
-        if needed <= prepared {
-            return Duration::ZERO;
-        }
-        let beyond = (needed - prepared).as_secs_f64() / step.as_secs_f64().max(1.0);
-        step * whole(beyond).clamp(1, MOST_SESSIONS)
+        let last = all_within(&self.setup, chance).saturating_sub(prepared);
+        let share = last.as_secs_f64() / self.open_for().as_secs_f64().max(0.001);
+        if share > 1.0 { 0.0 } else { share * 0.9 }
+    }
+
+    /// How much later than planned the session that serves the last device begins.
+    fn late(&self, chance: f64) -> Duration {
+        self.step() * (self.sessions(chance) - 1)
+    }
+
+    /// Fragments of all sessions: those of the first, what newcomers missed of it, and a pass for each later one.
+    fn fragments(&self) -> (u32, u32, u32) {
+        let nb_frag = f64::from(self.prospect.nb_frag);
+        let received = 1.0 - self.losses.mean.clamp(0.0, 0.9);
+        let pass = whole(nb_frag / received + sizing::MEAN_EXTRA);
+        let with = |frames: u32, chance: f64| {
+            let missed = whole(nb_frag * self.passed(chance) / received);
+            frames + missed + pass * (self.sessions(chance) - 1)
+        };
+        let (low, expected, high) = self.frames;
+        (with(low, LOW), with(expected, 0.5), with(high, HIGH))
     }
 
     /// Polls until everybody is known to be complete, and windows that pass in between.
@@ -292,28 +344,25 @@ impl<'a, 'd> Journey<'a, 'd> {
         let p = self.losses.mean;
         // All answers of a poll arrive, or the whole time is waited for them.
         let answers = (1.0 - p) * (1.0 - p.powi(links(&self.prospect.devices)));
-        let all_answer = answers.powf(count(devices));
         let n = count(devices);
+        let all_answer = answers.powf(n);
         let quick = spread.mul_f64(n / (n + 1.0)) + Duration::from_secs(2);
-        let lossless = sizing::first_coded(
-            self.prospect.frag_algo,
-            self.prospect.nb_frag,
-            permille(p),
-        ) == 0
-            && p < 0.005;
-        let polls = match (chance, lossless) {
-            (c, true) if c < HIGH => 1,
-            (_, true) => 2,
-            (c, false) if c < 0.3 => 1,
-            (c, false) if c < HIGH => 3,
-            (_, false) => 5,
+        let lost = f64::from(self.prospect.nb_frag) * p;
+        let polls = match chance {
+            c if lost < 0.5 && c < HIGH => 1,
+            c if c < 0.3 => 1,
+            c if c < HIGH => 2,
+            _ if lost < 0.5 => 2,
+            _ => 4,
         };
         let one = if all_answer > 1.0 - chance { quick } else { full };
-        // Who was not heard is asked at the next uplink.
-        let ask = if all_answer > chance {
+        // Who answers none of three roll calls is asked at the next uplink; where that comes sooner, after one.
+        let roll_calls = if self.interval < spread { 1 } else { 3 };
+        let none_left = (1.0 - (1.0 - answers).powi(roll_calls)).powf(n);
+        let ask = if none_left > chance {
             Duration::ZERO
         } else {
-            self.interval.mul_f64(chance)
+            self.interval.mul_f64(n / (n + 1.0))
         };
         let window = self.prospect.window_end.since(self.prospect.window_start);
         let windows = whole(sent.as_secs_f64() / window.as_secs_f64().max(1.0)).saturating_sub(1);
@@ -372,6 +421,7 @@ impl<'a, 'd> Journey<'a, 'd> {
             whole(mj)
         };
         SessionOutlook {
+            fragments: self.fragments(),
             loss_permille: permille(self.losses.mean),
             last_fragment,
             ready_permille: permille(ready),
@@ -394,20 +444,41 @@ impl<'a, 'd> Journey<'a, 'd> {
     }
 }
 
-/// Commands from the status answer to the verdict, and whether an uplink at a moment unknown is waited for.
-fn completion_commands(success: SuccessCriterion) -> (u32, bool) {
+/// The waits of devices for their set-up.
+pub(super) fn setup_waits(devices: &[&FleetDevice]) -> Vec<Waits> {
+    let losses = Losses::of(devices);
+    let waits = devices.iter().zip(losses.each).map(|(device, loss)| {
+        let commands = unicast::setup_commands(device);
+        Waits {
+            interval: device.profile.uplink_interval,
+            commands,
+            miss: missed(loss, device.status.links.len()),
+            unknown: 1,
+            least: EXCHANGE * commands,
+        }
+    });
+    waits.collect()
+}
+
+/// Exchanges from the status answer to the verdict that wait for an uplink when they fail, and the uplinks that come at
+/// moments unknown: after a reboot a device joins again where it has to, and speaks after that. Image check and reboot
+/// are asked for while the device answers polls, which gives them more chances than one; they count as one.
+fn completion_commands(success: SuccessCriterion, rejoins: bool) -> (u32, u8) {
     match success {
-        SuccessCriterion::ReportedReceived => (0, false),
-        SuccessCriterion::Verified => (1, false),
-        SuccessCriterion::Running => (3, true),
+        SuccessCriterion::ReportedReceived => (0, 0),
+        SuccessCriterion::Verified => (1, 0),
+        SuccessCriterion::Running if rejoins => (2, 2),
+        SuccessCriterion::Running => (2, 1),
     }
 }
 
-/// Probability that a command to a device is not answered: the uplink it waits for, the command or the answer is lost.
-/// Downlinks come from one gateway, uplinks are heard by several.
+/// Probability that a command to a device is not answered: the command or the answer is lost. Downlinks come from one
+/// gateway, uplinks are heard by several. A session shows more loss than there is: devices are deaf while they speak,
+/// and count no more fragments once they are complete.
 fn missed(loss: f64, gateways: usize) -> f64 {
+    let loss = (loss - COUNTED_TOO_MUCH).max(0.0);
     let uplink = loss.powi(i32::try_from(gateways.clamp(1, 8)).unwrap_or(1));
-    1.0 - (1.0 - loss) * (1.0 - uplink).powi(2)
+    1.0 - (1.0 - loss) * (1.0 - uplink).min(1.0 - COLLISIONS)
 }
 
 fn links(devices: &[&FleetDevice]) -> i32 {

@@ -22,6 +22,7 @@ use super::air::{self, GatewayAir};
 use super::course::{Course, with_rates};
 use super::outlook::{self, SessionOutlook, Span};
 use super::unicast::{self, Unicast};
+use super::waits::all_within;
 use super::waves::waves;
 use super::{checks, link, sizing};
 
@@ -642,18 +643,22 @@ fn answer_airtime(region: Region) -> Duration {
 /// PHYPayload of an uplink with one `FragSessionStatusAns`.
 const ANSWER_LENGTH: u8 = 18;
 
-/// From the start of set-up until all devices are ready: a first uplink, the exchanges, and one lost exchange.
+/// From the start of set-up until all devices are ready: a first uplink, the exchanges, and one lost exchange; where
+/// more is known to get lost, as long as it takes all of them in one run of two, up to six intervals.
 fn setup_time<'a>(devices: impl Iterator<Item = &'a FleetDevice>) -> Duration {
     const EXCHANGE: Duration = Duration::from_secs(6);
-    let mut longest = Duration::ZERO;
-    let mut count = 0u32;
-    for device in devices {
-        count += 1;
-        let exchanges = EXCHANGE * unicast::setup_commands(device);
-        longest = longest.max(device.profile.uplink_interval * 3 + exchanges);
-    }
+    let devices: Vec<&FleetDevice> = devices.collect();
+    let each = |intervals: u32| {
+        let waits = devices.iter().map(|device| {
+            let exchanges = EXCHANGE * unicast::setup_commands(device);
+            device.profile.uplink_interval * intervals + exchanges
+        });
+        waits.max().unwrap_or_default()
+    };
+    let all = all_within(&outlook::setup_waits(&devices), 0.5);
     // One gateway hands over a few set-up frames a second.
-    longest + Duration::from_millis(500) * count
+    let count = u32::try_from(devices.len()).unwrap_or(u32::MAX);
+    all.clamp(each(3), each(6)) + Duration::from_millis(500) * count
 }
 
 /// From the expected finish to the deadline where none is given: 24 uplink intervals, at least two hours. A device that

@@ -18,8 +18,9 @@ pub struct Waits {
     pub commands: u32,
     /// Probability that a command is not answered, 0..1.
     pub miss: f64,
-    /// The chain begins with an uplink that comes at a moment unknown; else with one that was just heard.
-    pub waits_for_first: bool,
+    /// Uplinks in the chain that come at a moment unknown, 0 to 2: the first one, where none was just heard, and those
+    /// after a reboot.
+    pub unknown: u8,
     /// What passes whatever is lost.
     pub least: Duration,
 }
@@ -34,15 +35,21 @@ impl Waits {
         let (mut whole, mut waited) = (0u32, 0.0);
         let mut misses = self.no_misses();
         while whole < HORIZON && f64::from(whole) + 1.0 <= intervals {
-            waited += misses;
+            waited += misses * self.come_within(intervals - f64::from(whole));
             whole += 1;
             misses = self.next(misses, whole);
         }
-        if self.waits_for_first {
-            // The first uplink comes at any moment of an interval.
-            waited + misses * (intervals - f64::from(whole)).clamp(0.0, 1.0)
-        } else {
-            waited + misses
+        (waited + misses * self.come_within(intervals - f64::from(whole))).min(1.0)
+    }
+
+    /// Probability that the uplinks that come at any moment of an interval take so many intervals at most together.
+    fn come_within(&self, intervals: f64) -> f64 {
+        let x = intervals.clamp(0.0, 2.0);
+        match self.unknown {
+            0 => 1.0,
+            1 => x.min(1.0),
+            _ if x < 1.0 => x * x / 2.0,
+            _ => 1.0 - (2.0 - x) * (2.0 - x) / 2.0,
         }
     }
 
@@ -90,7 +97,7 @@ mod tests {
             interval: MINUTE,
             commands,
             miss,
-            waits_for_first: true,
+            unknown: 1,
             least: Duration::from_secs(5),
         }
     }
@@ -120,10 +127,22 @@ mod tests {
     #[test]
     fn a_chain_that_goes_on_needs_no_first_wait() {
         let wait = Waits {
-            waits_for_first: false,
+            unknown: 0,
             ..waits(2, 0.1)
         };
         assert!((wait.within(Duration::from_secs(5)) - 0.81).abs() < 1e-9);
         assert_eq!(all_within(&[], 0.9), Duration::ZERO);
+    }
+
+    #[test]
+    fn two_uplinks_at_unknown_moments_take_up_to_two_intervals() {
+        let wait = Waits {
+            unknown: 2,
+            ..waits(1, 0.0)
+        };
+        let within = |seconds| wait.within(Duration::from_secs(5 + seconds));
+        assert!((within(60) - 0.5).abs() < 1e-9);
+        assert!((within(30) - 0.125).abs() < 1e-9);
+        assert!((within(120) - 1.0).abs() < 1e-9);
     }
 }
