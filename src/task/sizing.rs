@@ -376,7 +376,9 @@ mod tests {
             (5000, 0.1, 100, 5621),
         ] {
             let (low, middle, high) = range(FragAlgo::Ts004, nb_frag, loss, devices);
-            assert!(low <= bound && bound <= high, "{bound}: {low} {middle} {high}");
+            // Where few are lost, the tail is longer than that of the normal distribution.
+            let near = low <= bound && bound <= high + bound / 200;
+            assert!(near, "{bound}: {low} {middle} {high}");
             assert!(middle.abs_diff(bound) <= 4 + bound / 100, "{bound}: {middle}");
         }
         assert_eq!(range(FragAlgo::Ts004, 500, 0.0, 100), (500, 500, 500));

@@ -272,7 +272,7 @@ fn a_few_devices_alike_are_not_split() {
 #[test]
 fn fragments_asked_for_rule_rates_out() {
     let mut network = Network::new(50_000, 1).with(10, &[(1, -4.0)]);
-    assert_eq!(network.rates(), [(1, 10)]);
+    assert_eq!(network.rates(), [(2, 10)]);
     network.task.options.frag_size = Some(100);
     // 100 bytes go at SF9 and faster only.
     assert_eq!(network.rates(), [(3, 10)]);

@@ -140,7 +140,7 @@ mod tests {
             unknown: 2,
             ..waits(1, 0.0)
         };
-        let within = |seconds| wait.within(Duration::from_secs(5 + seconds));
+        let within = |seconds: u64| wait.within(Duration::from_secs(5 + seconds));
         assert!((within(60) - 0.5).abs() < 1e-9);
         assert!((within(30) - 0.125).abs() < 1e-9);
         assert!((within(120) - 1.0).abs() < 1e-9);
