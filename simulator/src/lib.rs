@@ -14,6 +14,8 @@ pub mod counter_watch;
 pub mod demo;
 pub mod device;
 pub mod fleet;
+pub mod forecast;
+pub mod forecast_command;
 pub mod gateway;
 pub mod lab;
 pub mod lab_command;

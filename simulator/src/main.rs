@@ -6,6 +6,7 @@ use clap::{Parser, Subcommand};
 use fuota_simulator::check;
 use fuota_simulator::demo::{self, DemoArgs};
 use fuota_simulator::fleet::Stacks;
+use fuota_simulator::forecast_command::{self, ForecastArgs};
 use fuota_simulator::lab_command::{self, LabArgs};
 use fuota_simulator::minimise::{Simpler, log, minimise};
 use fuota_simulator::redundancy_command::{self, RedundancyArgs};
@@ -28,6 +29,8 @@ enum Command {
     Check(CheckArgs),
     /// Measure what a distribution costs beside the least it could cost; prints a table in Markdown.
     Redundancy(RedundancyArgs),
+    /// Compare forecasts with what comes, in many random worlds; prints a table in Markdown.
+    Forecast(ForecastArgs),
 }
 
 #[derive(Debug, clap::Args)]
@@ -70,6 +73,7 @@ fn main() -> ExitCode {
         Command::Lab(args) => run_lab(&args),
         Command::Check(args) => check_worlds(&args),
         Command::Redundancy(args) => redundancy_command::run(&args),
+        Command::Forecast(args) => forecast_command::run(&args),
     }
 }
 

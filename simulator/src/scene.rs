@@ -70,6 +70,11 @@ impl Scene {
         change(&mut self.image.0);
     }
 
+    /// The image of its tasks.
+    pub fn image(&self) -> &Image {
+        &self.image.0
+    }
+
     /// The draft of a task for the image.
     pub fn draft(&self) -> Task {
         check::task(&self.options, &self.image.0, self.world.now())

@@ -27,6 +27,7 @@ mod names;
 mod network;
 mod page;
 mod plan;
+mod plan_outlook;
 mod regions;
 mod task_control;
 mod task_part_records;

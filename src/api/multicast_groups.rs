@@ -428,17 +428,21 @@ fn read(
 ) -> Result<MulticastGroup, ApiError> {
     fields.text("display_name", &given.display_name, 255);
     let region = fields.known("region", regions::read(given.region));
-    match v1::DeviceClass::try_from(given.device_class) {
-        Ok(v1::DeviceClass::C) => {}
-        Ok(v1::DeviceClass::B) => fields.bad("device_class", "class B is not supported yet"),
-        Ok(v1::DeviceClass::A) => fields.bad("device_class", "sessions are class B or C"),
+    let class = match v1::DeviceClass::try_from(given.device_class) {
+        Ok(v1::DeviceClass::C) => DeviceClass::C,
+        Ok(v1::DeviceClass::B) => DeviceClass::B,
+        Ok(v1::DeviceClass::A) => {
+            fields.bad("device_class", "groups are class B or C");
+            DeviceClass::C
+        }
         Ok(v1::DeviceClass::Unspecified) | Err(_) => {
             fields.bad(
                 "device_class",
                 "missing, or a value this server does not know",
             );
+            DeviceClass::C
         }
-    }
+    };
     let data_rate = given
         .data_rate
         .and_then(|rate| fields.number("data_rate", rate, 0..=15u8));
@@ -459,7 +463,7 @@ fn read(
         id,
         display_name: given.display_name.clone(),
         region,
-        class: DeviceClass::C,
+        class,
         data_rate,
         frequency_hz,
         devices: std::collections::BTreeSet::new(),

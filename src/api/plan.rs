@@ -8,13 +8,13 @@ use crate::lorawan::identifiers::{DevEui, GatewayEui};
 use crate::proto::v1;
 use crate::record::{FleetDevice, GatewaySettings, Image, MulticastGroup, Task, TaskId};
 use crate::store::{Catalog, Page};
-use crate::task::{self, PlanError, PlanRequest, PlannedSession, SkippedDevice, sizing};
+use crate::task::{self, PlanError, PlanRefusal, PlanRequest, PlannedSession, SkippedDevice};
 use crate::time::Timestamp;
 
 use super::errors::{ApiError, Blocker};
 use super::fields::{show_length, show_moment, tenant};
 use super::task_records::show_frag_algo;
-use super::{Api, names, regions, task_part_records};
+use super::{Api, names, plan_outlook, regions, task_part_records};
 
 /// Skipped devices an answer lists.
 const MOST_SKIPPED: usize = 1000;
@@ -67,8 +67,11 @@ impl<S: Catalog> Api<S> {
     /// The forecast of an order.
     pub(super) async fn forecast(&self, order: &Order) -> Result<v1::Plan, ApiError> {
         let fleet = self.fleet(&order.devices).await?;
-        let gateways = self.gateway_settings().await?;
+        let (gateways, heard) = self.gateways_heard().await?;
+        let ledgers = self.store().air_ledgers().await?;
         let request = PlanRequest {
+            ledgers: &ledgers,
+            heard: &heard,
             now: self.now(),
             task: &order.task,
             image: &order.image,
@@ -77,7 +80,7 @@ impl<S: Catalog> Api<S> {
             gateways: &gateways,
         };
         let made = task::plan(&request);
-        Ok(show_plan(order, made, &fleet, request.now))
+        Ok(show_plan(order, made, request.now))
     }
 
     async fn fleet(&self, devices: &BTreeSet<DevEui>) -> Result<Vec<FleetDevice>, ApiError> {
@@ -110,8 +113,12 @@ impl<S: Catalog> Api<S> {
         Ok(fleet)
     }
 
-    async fn gateway_settings(&self) -> Result<Vec<GatewaySettings>, ApiError> {
+    /// All gateways, and when each was heard last.
+    async fn gateways_heard(
+        &self,
+    ) -> Result<(Vec<GatewaySettings>, BTreeMap<GatewayEui, Timestamp>), ApiError> {
         let mut all: Vec<GatewaySettings> = Vec::new();
+        let mut heard = BTreeMap::new();
         loop {
             let page = Page {
                 size: 1000,
@@ -119,20 +126,19 @@ impl<S: Catalog> Api<S> {
             };
             let batch = self.store().gateways(&page).await?;
             let last = batch.len() < 1000;
-            all.extend(batch.into_iter().map(|gateway| gateway.settings));
+            for gateway in batch {
+                let seen = gateway.status.last_seen;
+                heard.extend(seen.map(|seen| (gateway.settings.eui, seen)));
+                all.push(gateway.settings);
+            }
             if last {
-                return Ok(all);
+                return Ok((all, heard));
             }
         }
     }
 }
 
-fn show_plan(
-    order: &Order,
-    made: Result<task::Plan, PlanError>,
-    fleet: &[FleetDevice],
-    now: Timestamp,
-) -> v1::Plan {
+fn show_plan(order: &Order, made: Result<task::Plan, PlanError>, now: Timestamp) -> v1::Plan {
     let mut shown = v1::Plan {
         task: names::name("tasks", &order.task.id),
         ..v1::Plan::default()
@@ -142,10 +148,12 @@ fn show_plan(
     }
     let skipped = match made {
         Ok(plan) => {
-            show_figures(&mut shown, &plan, fleet);
+            show_figures(&mut shown, &plan);
+            plan_outlook::show(&mut shown, &plan);
             if !plan.skipped.is_empty() {
                 shown.problems.push(skipped_problem(plan.skipped.len()));
             }
+            shown.problems.extend(plan_outlook::warnings(&plan));
             let not_claimed = plan.devices_without(order.task.options.frag_algo);
             if not_claimed > 0 {
                 shown.problems.push(not_claimed_problem(not_claimed));
@@ -158,7 +166,7 @@ fn show_plan(
                 .push(blocking_problem(&error, Some((&order.task, now))));
             match error {
                 PlanError::NoDevices(skipped) => skipped,
-                PlanError::Field { .. } => Vec::new(),
+                PlanError::Field { .. } | PlanError::Refused { .. } => Vec::new(),
             }
         }
     };
@@ -169,11 +177,7 @@ fn show_plan(
     shown
 }
 
-fn show_figures(shown: &mut v1::Plan, plan: &task::Plan, fleet: &[FleetDevice]) {
-    let by_eui: BTreeMap<DevEui, &FleetDevice> = fleet
-        .iter()
-        .map(|device| (device.settings.dev_eui, device))
-        .collect();
+fn show_figures(shown: &mut v1::Plan, plan: &task::Plan) {
     let mut frames = v1::FrameForecast::default();
     let mut airtime: BTreeMap<GatewayEui, u64> = BTreeMap::new();
     for session in &plan.sessions {
@@ -184,13 +188,7 @@ fn show_figures(shown: &mut v1::Plan, plan: &task::Plan, fleet: &[FleetDevice]) 
         for gateway in &session.gateways {
             *airtime.entry(*gateway).or_default() += micros(session.airtime);
         }
-        let loss = session
-            .devices
-            .iter()
-            .filter_map(|dev_eui| by_eui.get(dev_eui)?.status.loss_permille)
-            .max()
-            .unwrap_or(sizing::UNKNOWN_LOSS_PERMILLE);
-        shown.sessions.push(show_session(session, loss));
+        shown.sessions.push(show_session(session));
         shown.device_count += u32::try_from(session.devices.len()).unwrap_or(u32::MAX);
         shown.problems.extend(warnings(session, plan.prepare_at));
     }
@@ -251,8 +249,16 @@ fn warnings(
         })
 }
 
-fn show_session(session: &PlannedSession, loss_permille: u16) -> v1::PlannedSession {
+fn show_session(session: &PlannedSession) -> v1::PlannedSession {
+    let outlook = &session.outlook;
     v1::PlannedSession {
+        last_fragment: Some(plan_outlook::show_span(outlook.last_fragment)),
+        ready_percent: f64::from(outlook.ready_permille) / 10.0,
+        in_window_percent: f64::from(outlook.in_window_permille) / 10.0,
+        success_percent: f64::from(outlook.by_deadline_permille) / 10.0,
+        device_energy_joules: f64::from(outlook.energy_mj) / 1000.0,
+        worst_device_energy_joules: f64::from(outlook.worst_energy_mj) / 1000.0,
+        window_end: Some(show_moment(session.window.end())),
         wave: u32::from(session.wave) + 1,
         device_count: u32::try_from(session.devices.len()).unwrap_or(u32::MAX),
         region: regions::show(session.region).into(),
@@ -268,7 +274,7 @@ fn show_session(session: &PlannedSession, loss_permille: u16) -> v1::PlannedSess
             expected: session.frames.expected.into(),
             high: session.frames.high.into(),
         }),
-        expected_loss_percent: f64::from(loss_permille) / 10.0,
+        expected_loss_percent: f64::from(outlook.loss_permille) / 10.0,
         gateways: session
             .gateways
             .iter()
@@ -280,6 +286,7 @@ fn show_session(session: &PlannedSession, loss_permille: u16) -> v1::PlannedSess
         window_start: Some(show_moment(session.window.start)),
         expected_end_time: Some(show_moment(session.window.start + session.distribution)),
         frag_algo: show_frag_algo(session.block.frag_algo).into(),
+        ping_slot_periodicity: session.ping_slots.map(|slots| slots.number().into()),
     }
 }
 
@@ -387,6 +394,20 @@ fn blocking_problem(error: &PlanError, asked: Option<(&Task, Timestamp)>) -> v1:
             };
             (*field, reason, message.clone())
         }
+        PlanError::Refused {
+            refusal,
+            field,
+            message,
+        } => {
+            let reason = match refusal {
+                PlanRefusal::ImageTooLarge => v1::PlanProblemReason::ImageTooLarge,
+                PlanRefusal::SetupTooShort => v1::PlanProblemReason::SetupTooShort,
+                PlanRefusal::DutyCycle => v1::PlanProblemReason::DutyCycle,
+                PlanRefusal::Redundancy => v1::PlanProblemReason::Redundancy,
+                PlanRefusal::GatewaysOffline => v1::PlanProblemReason::GatewayOffline,
+            };
+            (*field, reason, message.clone())
+        }
     };
     v1::PlanProblem {
         field: field.to_owned(),
@@ -396,6 +417,6 @@ fn blocking_problem(error: &PlanError, asked: Option<(&Task, Timestamp)>) -> v1:
     }
 }
 
-fn micros(duration: Duration) -> u64 {
+pub(super) fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }

@@ -54,6 +54,16 @@ pub(super) fn is_word(word: &str) -> bool {
 }
 
 /// A class as the API shows it.
+/// The class a client names; `None` where it names none.
+pub(super) fn read_class(class: v1::DeviceClass) -> Option<DeviceClass> {
+    match class {
+        v1::DeviceClass::Unspecified => None,
+        v1::DeviceClass::A => Some(DeviceClass::A),
+        v1::DeviceClass::B => Some(DeviceClass::B),
+        v1::DeviceClass::C => Some(DeviceClass::C),
+    }
+}
+
 pub(super) fn show_class(class: DeviceClass) -> v1::DeviceClass {
     match class {
         DeviceClass::A => v1::DeviceClass::A,

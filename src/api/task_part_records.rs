@@ -4,7 +4,7 @@ use crate::lorawan::identifiers::DevEui;
 use crate::proto::v1;
 use crate::record::{
     CleanupState, DeviceReason, DeviceState, DistributionSession, SessionPhase, StateCounts, Task,
-    TaskDevice, TaskId, Wave,
+    TaskDevice, TaskId, UnicastFragments, Wave,
 };
 use crate::time::Timestamp;
 
@@ -179,14 +179,23 @@ pub(super) fn show_session(
     devices: &[TaskDevice],
 ) -> v1::DistributionSession {
     let block = &session.block;
-    let uncoded_done = session.uncoded_sent >= block.nb_frag || session.coded_sent > 0;
+    // Of devices that are sent to alone, the one that got most.
+    let alone = |sent: fn(UnicastFragments) -> u16| {
+        let devices = devices.iter().filter_map(|d| d.unicast);
+        devices.map(sent).max().unwrap_or(0)
+    };
+    let uncoded_done = session.uncoded_sent >= block.nb_frag
+        || session.coded_sent > 0
+        || alone(|d| d.coded_sent) > 0;
     v1::DistributionSession {
         name: session_name(&session.id.task, session.id.number),
         wave: wave_name(&session.id.task, session.wave),
         state: match session.phase {
             SessionPhase::Planned => v1::DistributionSessionState::Planned,
             SessionPhase::Preparing => v1::DistributionSessionState::Preparing,
-            SessionPhase::Sending if !uncoded_done => v1::DistributionSessionState::Uncoded,
+            SessionPhase::Sending | SessionPhase::Individual if !uncoded_done => {
+                v1::DistributionSessionState::Uncoded
+            }
             SessionPhase::Sending | SessionPhase::Polling { .. } | SessionPhase::Individual => {
                 v1::DistributionSessionState::Coded
             }
@@ -207,11 +216,12 @@ pub(super) fn show_session(
         window_end: Some(show_moment(session.window.end())),
         device_count: count(devices.len()),
         received_count: count(devices.iter().filter(|d| has_image(d.state)).count()),
-        uncoded_fragments_sent: session.uncoded_sent.into(),
-        coded_fragments_sent: session.coded_sent.into(),
+        uncoded_fragments_sent: alone(|d| d.uncoded_sent).max(session.uncoded_sent).into(),
+        coded_fragments_sent: alone(|d| d.coded_sent).max(session.coded_sent).into(),
         rounds: show_rounds(session),
         gateways: show_airtime(session),
         frag_algo: show_frag_algo(block.frag_algo).into(),
+        ping_slot_periodicity: session.ping_slots.map(|slots| slots.number().into()),
     }
 }
 

@@ -12,6 +12,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use crate::firmware::sha256;
+use crate::lorawan::class_b::PingSlotPeriodicity;
 use crate::proto::v1;
 use crate::record::{
     DeviceState, FragAlgo, RebootMode, Sha256, StateCounts, SuccessCriterion, Task, TaskCounters,
@@ -22,7 +23,7 @@ use crate::time::Timestamp;
 use super::fields::{Fields, show_moment, tenant};
 use super::mask::Mask;
 use super::names;
-use super::task_policies;
+use super::{regions, task_policies};
 
 /// Between a device's answer to the reboot request and its reboot: time for the answer to be heard.
 const REBOOT_AFTER: Duration = Duration::from_secs(5);
@@ -177,11 +178,13 @@ fn write_radio(fields: &mut Fields, given: &v1::FuotaTask, task: &mut Task) {
         task.options.max_redundancy_percent = percent;
     }
     match v1::DeviceClass::try_from(given.device_class) {
-        Ok(v1::DeviceClass::Unspecified | v1::DeviceClass::C) => {}
-        Ok(v1::DeviceClass::B) => fields.bad("device_class", "class B is not supported yet"),
-        Ok(v1::DeviceClass::A) => fields.bad("device_class", "sessions are class B or C"),
+        Ok(class) => task.options.class = regions::read_class(class),
         Err(_) => fields.bad("device_class", "a value this server does not know"),
     }
+    task.options.ping_slots = given.ping_slot_periodicity.and_then(|periodicity| {
+        let number = fields.number("ping_slot_periodicity", periodicity, 0..=7u8)?;
+        PingSlotPeriodicity::try_from(number).ok()
+    });
     task.options.data_rate = given
         .data_rate
         .and_then(|rate| fields.number("data_rate", rate, 0..=15));
@@ -227,6 +230,7 @@ pub(super) fn merge(mut into: v1::FuotaTask, new: v1::FuotaTask, mask: &Mask) ->
         window_start,
         max_redundancy_percent,
         device_class,
+        ping_slot_periodicity,
         data_rate,
         frequency_hz,
         frag_size,
@@ -275,7 +279,11 @@ pub(super) fn show_task(task: &Task, counts: &StateCounts) -> v1::FuotaTask {
             .deadline
             .map(|at| show_moment(at + options.cleanup_within)),
         max_redundancy_percent: Some(options.max_redundancy_percent.into()),
-        device_class: v1::DeviceClass::C.into(),
+        device_class: options
+            .class
+            .map_or(v1::DeviceClass::Unspecified, regions::show_class)
+            .into(),
+        ping_slot_periodicity: options.ping_slots.map(|slots| slots.number().into()),
         data_rate: options.data_rate.map(u32::from),
         frequency_hz: options.frequency_hz.unwrap_or(0),
         frag_size: options.frag_size.unwrap_or(0).into(),

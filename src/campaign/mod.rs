@@ -288,6 +288,7 @@ impl Campaign {
                 rounds: Vec::new(),
                 airtime_us: BTreeMap::new(),
                 ping_slots: s.ping_slots,
+                turns: BTreeMap::new(),
             })
             .collect();
         let snapshot = TaskSnapshot {

@@ -3,7 +3,6 @@
 //! TS005 §4 and TS004 §3. What a device has to be asked is a function of its record and of the session's; nothing here
 //! keeps time apart from the window's start.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::lorawan::identifiers::DevEui;
@@ -139,7 +138,9 @@ impl Campaign {
             },
             nb_frag: block.nb_frag,
             frag_size: block.frag_size,
-            ack_reception: false,
+            // It says more than a status, and nothing that TS006 does not say later and better.
+            ack_reception: block.version == PackageVersion::V2
+                && device.profile.packages.firmware_management.is_none(),
             frag_algo: block.frag_algo.number(),
             block_ack_delay: block.block_ack_delay,
             padding: block.padding,
@@ -164,7 +165,7 @@ impl Campaign {
             data_rate: record.data_rate,
             gateways: record.gateways.clone(),
             ping_slots: record.ping_slots,
-            turns: BTreeMap::new(),
+            turns: record.turns.clone(),
         })
     }
 

@@ -265,7 +265,8 @@ impl Campaign {
             let links = around.fleet.get(*d).map(|d| &d.status.links);
             links.is_none_or(|links| !links.keys().any(|g| now_used.contains(g)))
         });
-        let enough = plan::covering_gateways(devices, &usable);
+        let (region, data_rate) = (session.record.region, session.record.data_rate);
+        let enough = plan::covering_gateways(devices, &usable, region, data_rate);
         // Who is reached by none of them as far as is known may be reached by any.
         if unheard || enough.is_empty() || enough.len() >= now_used.len() {
             return now_used.len();

@@ -89,8 +89,15 @@ impl Campaign {
             }
         }
         let fleet = &around.fleet;
-        let usable = around.gateways_for(window.class);
-        let gateways = plan::covering_gateways(ready.iter().filter_map(|d| fleet.get(*d)), usable);
+        let Some(session) = self.sessions.get(number) else {
+            return;
+        };
+        let gateways = plan::covering_gateways(
+            ready.iter().filter_map(|d| fleet.get(*d)),
+            around.gateways_for(window.class),
+            session.record.region,
+            session.record.data_rate,
+        );
         let loss = self.expected_loss(&ready, fleet);
         let Some(session) = self.sessions.get_mut(number) else {
             return;
@@ -98,6 +105,8 @@ impl Campaign {
         if !gateways.is_empty() {
             session.record.gateways = gateways;
         }
+        let served = ready.iter().filter_map(|d| fleet.get(*d));
+        session.record.turns = plan::turns(served, &session.record.gateways);
         session.record.phase = SessionPhase::Sending;
         session.not_before = now;
         if !continues {
@@ -228,8 +237,14 @@ impl Campaign {
                 .any(|gateway| chosen.contains(gateway))
         });
         let usable = around.gateways_for(session.record.class);
-        let more = plan::covering_gateways(out_of_reach, usable);
+        let more = plan::covering_gateways(
+            out_of_reach,
+            usable,
+            session.record.region,
+            session.record.data_rate,
+        );
         if !more.is_empty() {
+            // Who hears the new ones beside the others is not looked into: they take turns of their own.
             session.record.gateways.extend(more);
             self.changed.sessions.insert(session.record.id.number);
             self.request_group(number);

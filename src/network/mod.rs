@@ -9,7 +9,9 @@ use std::collections::BTreeSet;
 use std::future::Future;
 
 use crate::lorawan::identifiers::{DevEui, GatewayEui};
-use crate::record::{Change, GatewaySettings, Heard, JoinState, NetworkRequest, Session, TxReport};
+use crate::record::{
+    AirLedger, Change, GatewaySettings, Heard, JoinState, NetworkRequest, Session, TxReport,
+};
 use crate::time::Timestamp;
 
 mod counters;
@@ -38,6 +40,11 @@ pub trait Network {
 
     /// What came in and what was done with it, since the machine was restored.
     fn counts(&self) -> NetworkCounters;
+
+    /// What each gateway sent in the last hour, by sub-band, for forecasts; nothing where the network keeps no ledger.
+    fn air_ledgers(&self) -> Vec<AirLedger> {
+        Vec::new()
+    }
 }
 
 /// What a network reports to the machines above it.

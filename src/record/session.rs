@@ -68,6 +68,10 @@ pub struct DistributionSession {
     /// Class B: how often the group listens.
     #[serde(default)]
     pub ping_slots: Option<PingSlotPeriodicity>,
+    /// Gateways with the same number send at the same time: none of its devices hears two of them. One that is not
+    /// listed has a turn of its own.
+    #[serde(default)]
+    pub turns: BTreeMap<GatewayEui, u8>,
 }
 
 /// Most polls remembered.

@@ -553,7 +553,13 @@ impl<N: Network> Engine<N> {
         }
         let gateways: Vec<GatewaySettings> =
             self.gateways.values().map(|g| g.settings.clone()).collect();
+        let heard = self.gateways.iter();
+        let heard = heard
+            .filter_map(|(eui, gateway)| Some((*eui, gateway.seen?)))
+            .collect();
         let request = PlanRequest {
+            ledgers: &self.network.air_ledgers(),
+            heard: &heard,
             now,
             task: &task,
             image: &image.0,

@@ -26,7 +26,7 @@ pub use sqlite::{OpenError, SqliteStore};
 
 use crate::lorawan::identifiers::{DevEui, GatewayEui};
 use crate::record::{
-    Activation, Change, Device, DeviceKeys, DeviceProfile, DeviceReason, DeviceState,
+    Activation, AirLedger, Change, Device, DeviceKeys, DeviceProfile, DeviceReason, DeviceState,
     DistributionSession, Gateway, Image, MulticastGroup, RequestRecord, SessionId, Sha256,
     Snapshot, StateCounts, Task, TaskDevice, TaskId, TaskSnapshot, TaskState, TenantId, Wave,
 };
@@ -168,6 +168,9 @@ pub trait Catalog: Store + Send + Sync + 'static {
     fn gateway(&self, eui: GatewayEui) -> impl Future<Output = Result<Option<Gateway>>> + Send;
     /// Gateways by EUI.
     fn gateways(&self, page: &Page) -> impl Future<Output = Result<Vec<Gateway>>> + Send;
+
+    /// What each gateway sent in the last hour, by gateway and sub-band.
+    fn air_ledgers(&self) -> impl Future<Output = Result<Vec<AirLedger>>> + Send;
 
     /// One multicast group.
     fn multicast_group(

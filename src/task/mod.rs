@@ -3,8 +3,22 @@
 //! PURE. How it is done is `campaign`'s business; what the plan promises and what the campaign does come from the same
 //! figures in [`sizing`].
 
+pub mod air;
+mod checks;
+mod course;
+pub mod link;
+mod outlook;
 pub mod plan;
+pub mod rates;
 pub mod sizing;
+mod unicast;
+pub mod waits;
 mod waves;
 
-pub use plan::{Forecast, Plan, PlanError, PlanRequest, PlannedSession, SkippedDevice, plan};
+pub use outlook::{SessionOutlook, Span};
+pub use plan::{
+    Forecast, Plan, PlanError, PlanRefusal, PlanRequest, PlannedSession, SkippedDevice, plan,
+};
+
+#[cfg(test)]
+mod tests;

@@ -7,20 +7,27 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use crate::erasure::{BlockLayout, BlockSize};
+use crate::erasure::{BlockLayout, BlockSize, ParameterError};
 use crate::lorawan::class_b::PingSlotPeriodicity;
 use crate::lorawan::frame::Direction;
 use crate::lorawan::identifiers::{DevEui, GatewayEui};
 use crate::lorawan::region::Region;
 use crate::lorawan::{PackageVersion, fragmentation, multicast_setup};
 use crate::record::{
-    BlockParameters, DeviceClass, DeviceProfile, DeviceReason, FleetDevice, FragAlgo,
+    AirLedger, BlockParameters, DeviceClass, DeviceProfile, DeviceReason, FleetDevice, FragAlgo,
     GatewaySettings, Image, MulticastGroup, SessionWindow, SuccessCriterion, Task, VersionSource,
 };
 use crate::time::Timestamp;
 
-use super::sizing;
+use super::air::{self, GatewayAir};
+use super::course::{Course, with_rates};
+use super::outlook::{self, SessionOutlook, Span};
+use super::unicast::{self, Unicast};
+use super::waits::all_within;
 use super::waves::waves;
+use super::{checks, link, sizing};
+
+pub use super::link::{covering_gateways, turns};
 
 /// What a forecast is made from.
 #[derive(Clone, Debug)]
@@ -37,6 +44,10 @@ pub struct PlanRequest<'a> {
     pub groups: &'a [MulticastGroup],
     /// All gateways of the network.
     pub gateways: &'a [GatewaySettings],
+    /// What they sent in the last hour.
+    pub ledgers: &'a [AirLedger],
+    /// When each gateway was heard last; those that never were are not in it.
+    pub heard: &'a BTreeMap<GatewayEui, Timestamp>,
 }
 
 /// A forecast that can be carried out.
@@ -52,6 +63,14 @@ pub struct Plan {
     pub finish_at: Timestamp,
     /// When the task gives up.
     pub deadline: Timestamp,
+    /// The range in which the last verdict comes; `finish_at` is its middle.
+    pub finish: Span,
+    /// What the task takes of each gateway's air, by gateway and sub-band.
+    pub air: Vec<GatewayAir>,
+    /// Devices served that no gateway has ever heard.
+    pub unheard: usize,
+    /// Devices served that only gateways hear that are offline now.
+    pub offline: usize,
 }
 
 /// One distribution session of a plan.
@@ -89,8 +108,12 @@ pub struct PlannedSession {
     pub airtime: Duration,
     /// From the start of set-up until all devices are ready.
     pub setup: Duration,
+    /// From one frame to the next at least, beside what the air allows: ping slots, or uplinks to be answered.
+    pub spacing: Duration,
     /// From the start of the window until the last fragment.
     pub distribution: Duration,
+    /// What is to be expected of it.
+    pub outlook: SessionOutlook,
 }
 
 /// An expected figure and the range nine runs in ten fall into.
@@ -129,21 +152,50 @@ pub enum PlanError {
         /// What is wrong with it.
         message: String,
     },
+    /// It cannot work, whatever a single field says.
+    #[error("{message}")]
+    Refused {
+        /// Why.
+        refusal: PlanRefusal,
+        /// The field of the API to change; empty if it is none.
+        field: &'static str,
+        /// The figures, for people.
+        message: String,
+    },
+}
+
+/// Why a plan is refused that is well-formed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PlanRefusal {
+    /// More fragments than TS004 can number.
+    ImageTooLarge,
+    /// No device can be set up before the window that was asked for.
+    SetupTooShort,
+    /// The duty cycle does not carry the frames before the deadline.
+    DutyCycle,
+    /// The coded fragments allowed are not enough for the loss that is expected.
+    Redundancy,
+    /// Every gateway that hears a device of the task is offline.
+    GatewaysOffline,
 }
 
 /// Devices that can share frames: same region, packages, code and fragment size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct SessionKey {
-    region: Region,
-    class: DeviceClass,
-    multicast_version: PackageVersion,
-    fragmentation_version: PackageVersion,
-    frag_port: u8,
-    data_rate: u8,
-    frequency_hz: u32,
-    frag_size: u8,
+pub(super) struct SessionKey {
+    pub(super) region: Region,
+    pub(super) class: DeviceClass,
+    pub(super) multicast_version: PackageVersion,
+    pub(super) fragmentation_version: PackageVersion,
+    pub(super) frag_port: u8,
+    pub(super) data_rate: u8,
+    /// Somebody asked for that data rate; else the planner chooses.
+    pub(super) rate_asked: bool,
+    pub(super) frequency_hz: u32,
+    pub(super) frag_size: u8,
+    /// Most the decoder takes.
+    pub(super) max_frag_size: u8,
     /// Another code comes first: who refuses it goes on in a later session.
-    frag_algo: Reverse<FragAlgo>,
+    pub(super) frag_algo: Reverse<FragAlgo>,
 }
 
 /// Makes the forecast.
@@ -165,59 +217,82 @@ pub fn plan(request: &PlanRequest<'_>) -> Result<Plan, PlanError> {
         .map_or(request.now, |after| after.max(request.now));
     let served: Vec<DevEui> = placed.keys().copied().collect();
     let mut planned = Vec::new();
-    let (mut begins, mut window_start) = (prepare_at, request.task.window_start);
-    let mut finish_at = prepare_at;
+    let mut course = Course::new(request, prepare_at);
     for wave in waves(&request.task.waves, &served) {
-        let before = planned.len();
-        let number = next_wave(&planned);
-        let members = wave.iter().filter_map(|dev_eui| placed.get(dev_eui));
-        let mut sessions: BTreeMap<SessionKey, Vec<&FleetDevice>> = BTreeMap::new();
-        for (key, device) in members {
-            sessions.entry(*key).or_default().push(device);
-        }
-        let start = Start {
-            wave: number,
-            prepare_at: begins,
-            setup: setup_time(sessions.values().flatten().copied()),
-            window: window_start.take(),
-        };
-        for (key, devices) in sessions {
-            planned.extend(session(request, key, &devices, &start, &mut skipped)?);
-        }
-        let ends = planned[before..]
+        let members: Vec<(SessionKey, &FleetDevice)> = wave
             .iter()
-            .map(|s| s.window.start + s.distribution);
-        if let Some(last_window) = ends.max() {
-            finish_at = last_window + completion_time(request);
-            begins = finish_at + request.task.waves.pause_between;
+            .filter_map(|dev_eui| placed.get(dev_eui).copied())
+            .collect();
+        let sessions = with_rates(request, &course.usable, members);
+        let devices = || sessions.values().flatten().copied();
+        let unicast = Unicast::of(devices(), &course.usable, request.task.success);
+        let budget = unicast.setup_time(request.ledgers, request.now);
+        let start = Start {
+            wave: next_wave(&planned),
+            prepare_at: course.begins,
+            setup: setup_time(devices()).max(budget),
+            window: course.window_start.take(),
+        };
+        let mut of_wave = Vec::new();
+        for (key, devices) in sessions {
+            let made = session(request, key, &devices, &start, &course.usable, &mut skipped)?;
+            of_wave.extend(made);
         }
+        course.run(&mut of_wave, &start)?;
+        planned.extend(of_wave);
     }
     // Sessions left without devices were dropped: numbers stay dense.
     for (number, session) in (0u16..).zip(&mut planned) {
         session.number = number;
     }
     if planned.is_empty() {
-        return Err(PlanError::NoDevices(skipped));
+        return Err(nothing_left(request, skipped));
     }
+    let finish = course.finish;
+    let slack = slack(request) * u32::from(next_wave(&planned)) + again(&planned);
     let deadline = match request.task.deadline {
         Some(deadline) => deadline,
-        None => finish_at + slack(request) * u32::from(next_wave(&planned)) + again(&planned),
+        // Nineteen runs in twenty end before the high end; the slack is for the twentieth and for faults.
+        None => finish.expected.max(finish.high) + slack,
     };
-    if finish_at > deadline {
-        let message = format!("expected finish {finish_at} is later");
-        return Err(PlanError::Field {
-            field: "deadline",
-            message,
-        });
-    }
+    checks::deadline(&planned, finish, deadline)?;
+    let members = planned.iter().flat_map(|s| &s.devices);
+    let known: Vec<&FleetDevice> = members
+        .filter_map(|d| placed.get(d).map(|(_, device)| *device))
+        .collect();
+    let offline = checks::gateways(request, &known, &course.usable)?;
     Ok(Plan {
+        air: course.air(&planned, &known),
+        unheard: known.iter().filter(|d| d.status.links.is_empty()).count(),
+        offline,
         sessions: planned,
         skipped,
         prepare_at,
-        finish_at,
+        finish_at: finish.expected,
         deadline,
+        finish,
     })
 }
+
+/// Nobody can be served: because the image is too large, or for many reasons.
+fn nothing_left(request: &PlanRequest<'_>, skipped: Vec<SkippedDevice>) -> PlanError {
+    let too_large = !skipped.is_empty() && skipped.iter().all(|s| s.evidence.ends_with(UNNUMBERED));
+    if !too_large {
+        return PlanError::NoDevices(skipped);
+    }
+    PlanError::Refused {
+        refusal: PlanRefusal::ImageTooLarge,
+        field: "images",
+        message: format!(
+            "{} bytes are more than {} fragments{UNNUMBERED}",
+            request.image.size_bytes,
+            sizing::MAX_N
+        ),
+    }
+}
+
+/// How the evidence of devices ends whose data rate would need too many fragments.
+const UNNUMBERED: &str = ", and TS004 can number no more";
 
 impl Plan {
     /// Devices served with another code than the one that was asked for, since their profiles do not claim it.
@@ -240,39 +315,6 @@ impl PlannedSession {
         self.block.frag_algo == FragAlgo::Ts004
             && BlockSize::of(self.block.nb_frag) == BlockSize::Weak
     }
-}
-
-/// The gateways that together hear all `devices`, as few as a greedy choice finds; ties go to the stronger signal.
-pub fn covering_gateways<'a>(
-    devices: impl Iterator<Item = &'a FleetDevice>,
-    usable: &BTreeSet<GatewayEui>,
-) -> Vec<GatewayEui> {
-    let mut open: Vec<BTreeMap<GatewayEui, f32>> = devices
-        .map(|d| {
-            d.status
-                .links
-                .iter()
-                .filter(|(eui, _)| usable.contains(*eui))
-                .map(|(e, l)| (*e, l.snr_db))
-                .collect()
-        })
-        .filter(|links: &BTreeMap<_, _>| !links.is_empty())
-        .collect();
-    let mut chosen = Vec::new();
-    while !open.is_empty() {
-        let mut score: BTreeMap<GatewayEui, (usize, f32)> = BTreeMap::new();
-        for (eui, snr) in open.iter().flatten() {
-            let entry = score.entry(*eui).or_insert((0, f32::INFINITY));
-            *entry = (entry.0 + 1, entry.1.min(*snr));
-        }
-        let best = score
-            .into_iter()
-            .max_by(|(_, a), (_, b)| a.0.cmp(&b.0).then(a.1.total_cmp(&b.1)));
-        let Some((eui, _)) = best else { break };
-        open.retain(|links| !links.contains_key(&eui));
-        chosen.push(eui);
-    }
-    chosen
 }
 
 fn check_order(request: &PlanRequest<'_>) -> Result<(), PlanError> {
@@ -307,12 +349,12 @@ fn check_order(request: &PlanRequest<'_>) -> Result<(), PlanError> {
 }
 
 /// When a wave begins, as far as its sessions need to know.
-struct Start {
-    wave: u16,
-    prepare_at: Timestamp,
-    setup: Duration,
+pub(super) struct Start {
+    pub(super) wave: u16,
+    pub(super) prepare_at: Timestamp,
+    pub(super) setup: Duration,
     /// When its window is to open, if the operator said so.
-    window: Option<Timestamp>,
+    pub(super) window: Option<Timestamp>,
 }
 
 /// The number after the last wave that has sessions.
@@ -352,6 +394,14 @@ fn place(
             format!("runs {:#010x} already", request.image.target_version),
         );
     }
+    let heard_by = &device.status.links;
+    let known = |eui: &GatewayEui| request.gateways.iter().any(|g| g.eui == *eui);
+    if !heard_by.is_empty() && !heard_by.keys().any(known) {
+        return skip(
+            DeviceReason::NoGateway,
+            "only gateways have heard it that the network no longer has".to_owned(),
+        );
+    }
     let Some(multicast) = profile.packages.multicast_setup else {
         return missing("multicast set-up");
     };
@@ -382,28 +432,35 @@ fn place(
         .find(|g| g.devices.contains(&device.settings.dev_eui));
     let asked = task.options.class.or_else(|| group.map(|g| g.class));
     let class = asked.unwrap_or_else(|| default_class(request, profile));
-    let class_b = profile.region.class_b().filter(|_| class == DeviceClass::B);
-    let supported = match class {
+    let has_class = match class {
         DeviceClass::A => true,
-        DeviceClass::B => profile.supports_class_b && class_b.is_some(),
+        DeviceClass::B => profile.supports_class_b && profile.region.class_b().is_some(),
         DeviceClass::C => profile.supports_class_c,
     };
-    if !supported {
+    if !has_class {
         return skip(
             DeviceReason::PackageNotSupported,
             format!("the profile has no class {class:?}"),
         );
     }
-    let data_rate = task
+    let asked_rate = task
         .options
         .data_rate
-        .or_else(|| group.and_then(|g| g.data_rate))
-        .unwrap_or_else(|| class_b.map_or(profile.region.rx2().1, |class_b| class_b.ping_slot_dr));
+        .or_else(|| group.and_then(|g| g.data_rate));
+    // A device that is answered its uplinks can always be answered in RX2.
+    let asked_rate = asked_rate.or((class == DeviceClass::A).then(|| profile.region.rx2().1));
     let frequency_hz = task
         .options
         .frequency_hz
         .or_else(|| group.and_then(|g| g.frequency_hz))
         .unwrap_or_else(|| profile.region.default_multicast_hz());
+    let rates = link::candidate_rates(profile.region, frequency_hz, None);
+    // Left to the planner, it is chosen once all devices are known; any rate shows that there is one.
+    let choices = link::candidate_rates(profile.region, frequency_hz, task.options.frag_size);
+    let fallback = choices.first().or(rates.last()).copied();
+    let data_rate = asked_rate
+        .or(fallback)
+        .unwrap_or_else(|| profile.region.rx2().1);
     let Some(largest) = sizing::largest_fragment(profile.region, data_rate) else {
         let message = format!("{data_rate} carries no fragment in {}", profile.region);
         return Err(PlanError::Field {
@@ -411,6 +468,16 @@ fn place(
             message,
         });
     };
+    if air::band_of(profile.region, frequency_hz, data_rate).is_none() {
+        let message = format!(
+            "{frequency_hz} Hz at data rate {data_rate} lies in no sub-band of {}",
+            profile.region
+        );
+        return Err(PlanError::Field {
+            field: "frequency_hz",
+            message,
+        });
+    }
     let frag_size = match task.options.frag_size {
         Some(size) if size > largest => {
             let message =
@@ -430,8 +497,10 @@ fn place(
         fragmentation_version: frag_package.version,
         frag_port: frag_package.f_port,
         data_rate,
+        rate_asked: asked_rate.is_some(),
         frequency_hz,
         frag_size: frag_size.min(profile.limits.max_frag_size),
+        max_frag_size: profile.limits.max_frag_size,
         frag_algo: Reverse(if profile.decodes(task.options.frag_algo) {
             task.options.frag_algo
         } else {
@@ -445,6 +514,7 @@ fn session(
     key: SessionKey,
     devices: &[&FleetDevice],
     begin: &Start,
+    usable: &BTreeSet<GatewayEui>,
     skipped: &mut Vec<SkippedDevice>,
 ) -> Result<Option<PlannedSession>, PlanError> {
     let task = request.task;
@@ -456,10 +526,26 @@ fn session(
     } else {
         sizing::layout(length, key.frag_size)
     };
-    let layout = layout.map_err(|error| PlanError::Field {
-        field: "frag_size",
-        message: error.to_string(),
-    })?;
+    let layout = match layout {
+        Ok(layout) => layout,
+        Err(ParameterError::NbFrag(count)) => {
+            skipped.extend(devices.iter().map(|d| SkippedDevice {
+                dev_eui: d.settings.dev_eui,
+                reason: DeviceReason::DecoderLimit,
+                evidence: format!(
+                    "{count} fragments of {} bytes at data rate {}{UNNUMBERED}",
+                    key.frag_size, key.data_rate
+                ),
+            }));
+            return Ok(None);
+        }
+        Err(error) => {
+            return Err(PlanError::Field {
+                field: "frag_size",
+                message: error.to_string(),
+            });
+        }
+    };
     let (served, left_out): (Vec<&FleetDevice>, Vec<&FleetDevice>) = devices
         .iter()
         .partition(|d| d.profile.limits.max_nb_frag >= layout.nb_frag);
@@ -486,26 +572,37 @@ fn session(
         .block_ack_delay
         .unwrap_or_else(|| sizing::block_ack_delay(served.len(), answer))
         .min(7);
-    let loss = served
-        .iter()
-        .filter_map(|d| d.status.loss_permille)
-        .max()
-        .unwrap_or(sizing::UNKNOWN_LOSS_PERMILLE);
     let Reverse(frag_algo) = key.frag_algo;
-    let (low, expected, high) =
-        sizing::frames_until_all(frag_algo, layout.nb_frag, loss, served.len());
+    let usable = usable_gateways(request, key.class, usable)?;
+    let gateways = covering_gateways(served.iter().copied(), &usable, key.region, key.data_rate);
+    let (low, expected, high) = outlook::fragments(&served, frag_algo, layout.nb_frag);
+    checks::redundancy(request, &served, frag_algo, layout.nb_frag)?;
     let bandwidth_hz = key
         .region
         .data_rate(key.data_rate, Direction::Downlink)
         .map_or(0, |rate| rate.bandwidth_hz());
+    let senders = u32::try_from(gateways.len().max(1)).unwrap_or(1);
     let interval = frame_interval(key.region, key.frequency_hz, bandwidth_hz, airtime);
+    // Gateways send one after the other, or in class B all at once, and each keeps the share of its air that is allowed.
+    let share = gateways.iter().map(|g| air::share_of(request.gateways, *g));
+    let share = u32::from(share.min().unwrap_or(1000));
+    let turns = match key.class {
+        DeviceClass::B => 1,
+        DeviceClass::A | DeviceClass::C => senders,
+    };
+    let interval = interval
+        .max((airtime + sizing::FRAME_GAP) * turns)
+        .max(airtime * 1000 / share);
     let ping_slots = (key.class == DeviceClass::B).then(|| {
         let asked = task.options.ping_slots;
         asked.unwrap_or_else(|| sizing::ping_periodicity(airtime, interval))
     });
-    let interval = ping_slots.map_or(interval, |slots| {
-        sizing::ping_interval(slots, airtime, interval)
-    });
+    let spacing = match (key.class, ping_slots) {
+        (DeviceClass::A, _) => sizing::CLASS_A_SPACING,
+        (_, Some(slots)) => sizing::ping_interval(slots, airtime, Duration::ZERO),
+        _ => Duration::ZERO,
+    };
+    let interval = interval.max(spacing);
     let poll = Duration::from_secs(16 << block_ack_delay) + sizing::ANSWER_SLACK;
     let distribution = sizing::WINDOW_GUARD + interval * expected + poll * 3;
     // Twice the high figure and twice the rounds: a loss nobody foresaw must not end the window.
@@ -515,7 +612,6 @@ fn session(
         Some(start) => sizing::window_at(key.class, start),
         None => sizing::window_opens(key.class, earliest),
     };
-    let usable = usable_gateways(request, key.class)?;
     let target = request.image.target_version.to_le_bytes();
     Ok(Some(PlannedSession {
         number: 0,
@@ -526,7 +622,7 @@ fn session(
         data_rate: key.data_rate,
         frequency_hz: key.frequency_hz,
         devices: served.iter().map(|d| d.settings.dev_eui).collect(),
-        gateways: covering_gateways(served.iter().copied(), &usable),
+        gateways,
         multicast_version: key.multicast_version,
         frag_port: key.frag_port,
         block: BlockParameters {
@@ -552,7 +648,9 @@ fn session(
         },
         airtime: airtime * expected,
         setup: begin.setup,
+        spacing,
         distribution,
+        outlook: SessionOutlook::default(),
     }))
 }
 
@@ -574,17 +672,21 @@ fn default_class(request: &PlanRequest<'_>, profile: &DeviceProfile) -> DeviceCl
 fn usable_gateways(
     request: &PlanRequest<'_>,
     class: DeviceClass,
+    online: &BTreeSet<GatewayEui>,
 ) -> Result<BTreeSet<GatewayEui>, PlanError> {
+    if class != DeviceClass::B {
+        return Ok(online.clone());
+    }
     let usable: BTreeSet<GatewayEui> = request
         .gateways
         .iter()
-        .filter(|g| class != DeviceClass::B || g.sends_class_b())
+        .filter(|g| g.sends_class_b() && online.contains(&g.eui))
         .map(|g| g.eui)
         .collect();
-    if class == DeviceClass::B && usable.is_empty() {
+    if usable.is_empty() {
         return Err(PlanError::Field {
             field: "device_class",
-            message: "no gateway has GPS time and sends beacons".to_owned(),
+            message: "no gateway that is online has GPS time and sends beacons".to_owned(),
         });
     }
     Ok(usable)
@@ -616,21 +718,22 @@ fn answer_airtime(region: Region) -> Duration {
 /// PHYPayload of an uplink with one `FragSessionStatusAns`.
 const ANSWER_LENGTH: u8 = 18;
 
-/// From the start of set-up until all devices are ready: a first uplink, the exchanges, and one lost exchange.
+/// From the start of set-up until all devices are ready: a first uplink, the exchanges, and one lost exchange; where
+/// more is known to get lost, as long as it takes all of them in one run of two, up to six intervals.
 fn setup_time<'a>(devices: impl Iterator<Item = &'a FleetDevice>) -> Duration {
     const EXCHANGE: Duration = Duration::from_secs(6);
-    let mut longest = Duration::ZERO;
-    let mut count = 0u32;
-    for device in devices {
-        count += 1;
-        let known = |id| device.status.capabilities.contains_key(&id);
-        let probe = u32::from(!known(fragmentation::PACKAGE_IDENTIFIER));
-        let version = u32::from(device.status.versions.is_empty());
-        let exchanges = 2 + probe + version;
-        longest = longest.max(device.profile.uplink_interval * 3 + EXCHANGE * exchanges);
-    }
+    let devices: Vec<&FleetDevice> = devices.collect();
+    let each = |intervals: u32| {
+        let waits = devices.iter().map(|device| {
+            let exchanges = EXCHANGE * unicast::setup_commands(device);
+            device.profile.uplink_interval * intervals + exchanges
+        });
+        waits.max().unwrap_or_default()
+    };
+    let all = all_within(&outlook::setup_waits(&devices), 0.5);
     // One gateway hands over a few set-up frames a second.
-    longest + Duration::from_millis(500) * count
+    let count = u32::try_from(devices.len()).unwrap_or(u32::MAX);
+    all.clamp(each(3), each(6)) + Duration::from_millis(500) * count
 }
 
 /// From the expected finish to the deadline where none is given: 24 uplink intervals, at least two hours. A device that
@@ -646,19 +749,4 @@ fn again(sessions: &[PlannedSession]) -> Duration {
         .iter()
         .filter(|s| s.block.frag_algo != FragAlgo::Ts004);
     refusable.map(|s| s.distribution).max().unwrap_or_default()
-}
-
-/// From the last fragment to the last verdict.
-fn completion_time(request: &PlanRequest<'_>) -> Duration {
-    let interval = request
-        .devices
-        .iter()
-        .map(|d| d.profile.uplink_interval)
-        .max()
-        .unwrap_or_default();
-    match request.task.success {
-        SuccessCriterion::ReportedReceived => interval,
-        SuccessCriterion::Verified => interval * 2,
-        SuccessCriterion::Running => interval * 4 + Duration::from_secs(60),
-    }
 }

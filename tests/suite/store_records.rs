@@ -480,6 +480,7 @@ pub(crate) fn distribution(task: &str, number: u16) -> DistributionSession {
         }],
         airtime_us: BTreeMap::from([(gateway_eui(1), 77)]),
         ping_slots: PingSlotPeriodicity::try_from(7).ok(),
+        turns: BTreeMap::from([(gateway_eui(1), 3)]),
     }
 }
 

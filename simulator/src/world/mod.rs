@@ -243,6 +243,19 @@ impl World {
         assert!(matches!(written, Poll::Ready(Ok(()))), "{written:?}");
     }
 
+    /// All that the server would be restored from.
+    ///
+    /// # Panics
+    /// The store does not answer.
+    pub fn records(&self) -> Snapshot {
+        let mut read = Box::pin(self.shared.store.snapshot());
+        let mut context = Context::from_waker(Waker::noop());
+        match read.as_mut().poll(&mut context) {
+            Poll::Ready(Ok(records)) => records,
+            other => panic!("{:?}", other.map_ok(|_| ())),
+        }
+    }
+
     /// Has a command carried out; repeats it when a fault swallowed it.
     ///
     /// # Errors

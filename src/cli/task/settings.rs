@@ -44,9 +44,13 @@ pub(super) struct TaskSettings {
     #[arg(long, value_name = "PERCENT", help_heading = RADIO)]
     max_redundancy_percent: Option<u32>,
 
-    /// Class of the sessions for devices added one by one: B or C [default: C]
+    /// Class of the sessions: A, B or C [default: that of the group, or the fastest the devices have]
     #[arg(long, value_parser = enum_parser::<v1::DeviceClass>(), hide_possible_values = true, help_heading = RADIO)]
     class: Option<v1::DeviceClass>,
+
+    /// Class B: how often groups listen, 0 (about every second) to 7 (every 128 s) [default: as seldom as it can be]
+    #[arg(long, value_name = "N", help_heading = RADIO)]
+    ping_slot_periodicity: Option<u32>,
 
     /// Data rate of all sessions [default: that of the group, or the planner chooses]
     #[arg(long, value_name = "DR", help_heading = RADIO)]
@@ -118,6 +122,11 @@ impl TaskSettings {
             self.max_redundancy_percent,
         );
         mask.put("device_class", &mut task.device_class, self.class);
+        mask.put(
+            "ping_slot_periodicity",
+            &mut task.ping_slot_periodicity,
+            self.ping_slot_periodicity,
+        );
         mask.put("data_rate", &mut task.data_rate, self.data_rate);
         mask.put("frequency_hz", &mut task.frequency_hz, self.frequency);
         mask.put("frag_size", &mut task.frag_size, self.frag_size);

@@ -512,6 +512,11 @@ impl Air {
         std::mem::take(&mut self.finished)
     }
 
+    /// What each gateway sent in the last hour.
+    pub(super) fn ledgers(&self) -> Vec<AirLedger> {
+        self.ledgers.all()
+    }
+
     /// Frames handed to gateways so far.
     pub(super) fn handed_over(&self) -> u64 {
         self.handed_over

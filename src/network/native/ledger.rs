@@ -116,6 +116,11 @@ impl Ledgers {
         }
     }
 
+    /// All of them, as they stand.
+    pub(super) fn all(&self) -> Vec<AirLedger> {
+        self.ledgers.values().cloned().collect()
+    }
+
     pub(super) fn take_changes(&mut self, changes: &mut Vec<Change>) {
         for key in std::mem::take(&mut self.changed) {
             changes.extend(self.ledgers.get(&key).cloned().map(Change::PutAirLedger));

@@ -39,7 +39,7 @@ use self::schedule::Gaps;
 use self::sessions::Devices;
 use super::{Network, NetworkCommand, NetworkCounters, NetworkEvent, Sending};
 use crate::lorawan::identifiers::{DevAddr, DevEui, GatewayEui};
-use crate::record::{Gateway, GatewayStatus, NetworkRequest, Snapshot, Target};
+use crate::record::{AirLedger, Gateway, GatewayStatus, NetworkRequest, Snapshot, Target};
 use crate::time::Timestamp;
 
 pub use counters::NativeCounters;
@@ -259,6 +259,10 @@ impl Network for Native {
             self.air.wake(),
         ];
         due.into_iter().flatten().min()
+    }
+
+    fn air_ledgers(&self) -> Vec<AirLedger> {
+        self.air.ledgers()
     }
 
     fn counts(&self) -> NetworkCounters {

@@ -14,9 +14,9 @@ use super::{
 };
 use crate::lorawan::identifiers::{DevEui, GatewayEui};
 use crate::record::{
-    Activation, Change, Device, DeviceKeys, DeviceProfile, DeviceSettings, DistributionSession,
-    Gateway, Image, MulticastGroup, RequestRecord, SessionId, Sha256, Snapshot, StateCounts, Task,
-    TaskDevice, TaskId, TaskSnapshot, TenantId, Wave,
+    Activation, AirLedger, Change, Device, DeviceKeys, DeviceProfile, DeviceSettings,
+    DistributionSession, Gateway, Image, MulticastGroup, RequestRecord, SessionId, Sha256,
+    Snapshot, StateCounts, Task, TaskDevice, TaskId, TaskSnapshot, TenantId, Wave,
 };
 
 /// A store in memory.
@@ -127,6 +127,10 @@ impl Catalog for MemoryStore {
         Ok(paged(state.gateways.values(), page, |s| s.eui.to_string())
             .map(|settings| state.gateway(settings))
             .collect())
+    }
+
+    async fn air_ledgers(&self) -> Result<Vec<AirLedger>> {
+        Ok(self.state().ledgers.values().cloned().collect())
     }
 
     async fn multicast_group(&self, tenant: &TenantId, id: &str) -> Result<Option<MulticastGroup>> {

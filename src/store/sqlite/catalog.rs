@@ -12,7 +12,7 @@ use super::rows::{identifier, name, parse, unavailable, unsealed, variant};
 use super::{SqliteStore, restore};
 use crate::lorawan::identifiers::{DevEui, GatewayEui};
 use crate::record::{
-    Activation, Device, DeviceKeys, DeviceProfile, DistributionSession, Gateway, Image,
+    Activation, AirLedger, Device, DeviceKeys, DeviceProfile, DistributionSession, Gateway, Image,
     MulticastGroup, RequestRecord, SessionId, Sha256, StateCounts, Task, TaskDevice, TaskId,
     TaskSnapshot, TenantId, Wave,
 };
@@ -203,6 +203,11 @@ impl Catalog for SqliteStore {
         .await
         .map_err(unavailable)?;
         rows.into_iter().map(restore::gateway).collect()
+    }
+
+    async fn air_ledgers(&self) -> Result<Vec<AirLedger>> {
+        let sql = "SELECT gateway, body FROM air_ledger ORDER BY gateway, sub_band";
+        self.many("air_ledger", sqlx::query_as(sql)).await
     }
 
     async fn multicast_group(&self, tenant: &TenantId, id: &str) -> Result<Option<MulticastGroup>> {
