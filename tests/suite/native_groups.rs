@@ -2,13 +2,20 @@
 
 use std::time::Duration;
 
+use lorawan_fuota::lorawan::class_b::{PingSlotPeriodicity, ceil_beacon_start, next_ping_slot};
 use lorawan_fuota::lorawan::frame::DataFrame;
 use lorawan_fuota::lorawan::keys::{Key128, mc_app_s_key, mc_nwk_s_key};
 use lorawan_fuota::lorawan::region::Region;
 use lorawan_fuota::network::native::{GatewayCommand, When};
-use lorawan_fuota::record::{NetworkRequest, Refusal, Target, TxOutcome};
+use lorawan_fuota::network::{Network, NetworkCommand};
+use lorawan_fuota::record::{
+    DeviceClass, GatewaySettings, McGroup, NetworkRequest, Refusal, Target, TxOutcome,
+};
+use lorawan_fuota::time::GpsTime;
 
-use super::native_net::{MC_ADDR, MC_KEY, Net, Step, counter, eui, mc_group, said, session_id};
+use super::native_net::{
+    MC_ADDR, MC_KEY, Net, Step, counter, eui, gateway_settings, mc_group, said, session_id,
+};
 
 fn group_frames(step: &Step) -> Vec<(u64, u16)> {
     let frame = |command: &GatewayCommand| {
@@ -259,4 +266,100 @@ fn a_counter_proved_wrong_is_not_used_again() {
             .iter()
             .all(|command| command.when == When::Immediately)
     );
+}
+
+/// A network whose gateways have GPS time and send beacons.
+fn net_with_gps(gateways: u64) -> Net {
+    let mut net = Net::new(gateways);
+    for number in 1..=gateways {
+        let settings = GatewaySettings {
+            gps: true,
+            beaconing: true,
+            ..gateway_settings(number)
+        };
+        net.native.apply(&NetworkCommand::PutGateway(settings));
+    }
+    net
+}
+
+/// Frames of a group, as they were handed over: gateway, counter and GPS time.
+fn timed_frames(net: &mut Net, first: Step, turns: u32) -> Vec<(u64, u16, GpsTime)> {
+    let mut step = first;
+    let mut frames = Vec::new();
+    for _ in 0..turns {
+        for command in std::mem::take(&mut step.commands) {
+            let When::Gps(at) = command.when else {
+                panic!("{:?}", command.when);
+            };
+            let frame = DataFrame::parse(&command.phy_payload).unwrap();
+            frames.push((command.gateway.0, frame.f_cnt, at));
+            net.ack(&command, Ok(()));
+        }
+        step = net.run(Duration::from_millis(100));
+    }
+    frames
+}
+
+#[test]
+fn class_b_frames_start_in_ping_slots_at_all_gateways_alike() {
+    let mut net = net_with_gps(2);
+    let periodicity = PingSlotPeriodicity::try_from(1).unwrap();
+    let group = McGroup {
+        class: DeviceClass::B,
+        ping_slots: Some(periodicity),
+        ..mc_group(Region::Us915, 2)
+    };
+    let mut requests = vec![NetworkRequest::PutGroup(group)];
+    requests.extend((0..80).map(|_| net.group_frame(100)));
+    let first = net.step(vec![], requests);
+    let frames = timed_frames(&mut net, first, 2_000);
+    assert_eq!(frames.len(), 160);
+    for (number, pair) in (0u16..).zip(frames.chunks(2)) {
+        let [(one, f_cnt, at), (other, same_cnt, same_at)] = pair else {
+            panic!("{pair:?}");
+        };
+        assert_eq!((*one, *other), (1, 2));
+        assert_eq!((f_cnt, at), (same_cnt, same_at));
+        assert_eq!(*f_cnt, number);
+        let before = GpsTime::from_micros(at.as_micros() - 1);
+        assert_eq!(*at, next_ping_slot(before, MC_ADDR, periodicity));
+        let guard = ceil_beacon_start(*at).as_micros() - at.as_micros();
+        assert!(guard > 3_000_000, "{guard} us before a beacon");
+    }
+    // 64 slots in 128 s: one every 2 s in the mean, and none is passed over.
+    let took = frames[159].2.as_micros() - frames[0].2.as_micros();
+    assert!((150_000_000..170_000_000).contains(&took), "{took}");
+}
+
+#[test]
+fn class_c_frames_leave_gateways_with_gps_at_one_instant_and_beside_their_beacons() {
+    let mut net = net_with_gps(3);
+    let mut requests = vec![NetworkRequest::PutGroup(mc_group(Region::Us915, 3))];
+    requests.extend((0..400).map(|_| net.group_frame(200)));
+    let first = net.step(vec![], requests);
+    let frames = timed_frames(&mut net, first, 1_400);
+    assert_eq!(frames.len(), 1_200);
+    for trio in frames.chunks(3) {
+        assert!(
+            trio.iter().all(|f| (f.1, f.2) == (trio[0].1, trio[0].2)),
+            "{trio:?}"
+        );
+        assert_eq!(trio[0].2.as_micros() % 1_000, 0);
+        let since_beacon = trio[0].2.as_micros().rem_euclid(128_000_000);
+        assert!(since_beacon > 2_120_000, "{since_beacon} us after a beacon");
+    }
+}
+
+#[test]
+fn a_gateway_without_gps_serves_no_class_b() {
+    let mut net = Net::new(1);
+    let group = McGroup {
+        class: DeviceClass::B,
+        ping_slots: Some(PingSlotPeriodicity::default()),
+        ..mc_group(Region::Us915, 1)
+    };
+    let frame = net.group_frame(100);
+    let step = net.step(vec![], vec![NetworkRequest::PutGroup(group), frame]);
+    assert_eq!(step.commands, []);
+    assert_eq!(step.outcome(), TxOutcome::Refused(Refusal::GpsUnlocked));
 }

@@ -9,6 +9,8 @@ use crate::time::Timestamp;
 
 /// How often a status is written while it changes.
 const FLUSH_INTERVAL: Duration = Duration::from_secs(30);
+/// A gateway silent for longer may have restarted: forwarders ask for downlinks every ten seconds or sooner.
+const RESTARTS: Duration = Duration::from_secs(30);
 /// How often a sign of life is passed on.
 const SEEN_INTERVAL: Duration = Duration::from_secs(1);
 /// Conducted power a gateway is asked for, dBm: 27 is the most the usual concentrators have in their tables, and
@@ -46,6 +48,13 @@ impl GatewayState {
 
     /// Notes a message of any kind. `true` if the sign of life is worth passing on.
     pub(super) fn heard(&mut self, at: Timestamp) -> bool {
+        // It may have been without power, and its counter begun anew.
+        if self
+            .last_heard
+            .is_some_and(|last| at.since(last) > RESTARTS)
+        {
+            self.clock.invalidate();
+        }
         self.last_heard = self.last_heard.max(Some(at));
         self.status.last_seen = self.status.last_seen.max(Some(at));
         self.dirty = true;

@@ -10,7 +10,8 @@ use crate::record::{AirLedger, Change};
 use crate::time::Timestamp;
 
 const MINUTE_US: i64 = 60_000_000;
-const HOUR_US: i64 = 3_600_000_000;
+/// An hour, and what the server's clock may be set forward by meanwhile.
+const HOUR_US: i64 = 3_610_000_000;
 
 /// Which ledger: a sub-band of a gateway.
 pub(super) type LedgerKey = (GatewayEui, u8);
