@@ -19,6 +19,7 @@ mod distribution;
 mod keys;
 mod rounds;
 mod setup;
+mod slots;
 mod status;
 mod waves;
 mod windows;
@@ -28,17 +29,18 @@ use std::sync::Arc;
 
 use crate::lorawan::identifiers::{DevEui, GatewayEui};
 use crate::record::{
-    Change, CleanupState, DeviceReason, DeviceState, DistributionSession, Downlink, DownlinkId,
+    BlockParameters, Change, CleanupState, DeviceReason, DeviceState, DistributionSession, Downlink, DownlinkId,
     Fleet, Image, MulticastGroupId, NetworkRequest, RebootMode, SessionId, SessionPhase,
     SuccessCriterion, Target, Task, TaskDevice, TaskReason, TaskSnapshot, TaskState, TxReport,
     Uplink, UplinkRef, Wave,
 };
-use crate::task::{Plan, sizing};
+use crate::task::{Plan, PlannedSession, sizing};
 use crate::time::Timestamp;
 
 use coder::Coder;
 use conversation::Talk;
 use distribution::SessionRun;
+use slots::Slots;
 use waves::Tally;
 
 /// The machine of one task.
@@ -236,10 +238,12 @@ impl Campaign {
                 ended_at: None,
             })
             .collect();
+        let slots = |s: &PlannedSession| Slots::choose(&s.devices, fleet);
         let sessions = plan
             .sessions
             .iter()
-            .map(|s| DistributionSession {
+            .map(|s| (s, slots(s)))
+            .map(|(s, slots)| DistributionSession {
                 id: SessionId {
                     task: task.id.clone(),
                     number: s.number,
@@ -255,10 +259,13 @@ impl Campaign {
                 data_rate: s.data_rate,
                 frequency_hz: s.frequency_hz,
                 gateways: s.gateways.clone(),
-                mc_group_id: 0,
+                mc_group_id: slots.mc_group_id,
                 multicast_version: s.multicast_version,
                 frag_port: s.frag_port,
-                block: s.block,
+                block: BlockParameters {
+                    frag_index: slots.frag_index,
+                    ..s.block
+                },
                 window: s.window,
                 uncoded_sent: 0,
                 coded_sent: 0,

@@ -16,6 +16,7 @@ use crate::time::Timestamp;
 
 use super::conversation::silence;
 use super::distribution::WINDOW_TAIL;
+use super::slots::Slots;
 use super::{Campaign, Surroundings};
 
 /// Windows and sessions a task may open after the first.
@@ -376,6 +377,7 @@ impl Campaign {
             let first = s.record.phase == SessionPhase::Preparing && s.record.uncoded_sent == 0;
             first
                 && s.record.gateways == session.record.gateways
+                && Slots::of(&s.record) == Slots::of(&session.record)
                 && self::kind(&s.record, s.record.block.frag_algo) == kind
         });
         let next = match prepared {

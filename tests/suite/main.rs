@@ -34,6 +34,7 @@ mod properties_commands;
 mod properties_decoders;
 mod properties_multi_package;
 mod simulation;
+mod slots;
 mod store_contract;
 mod store_records;
 mod store_sqlite;
