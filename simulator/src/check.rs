@@ -492,5 +492,6 @@ pub(crate) fn task(options: &CheckOptions, image: &Image, start: Timestamp) -> T
         failures_accepted: Default::default(),
         held: None,
         resumed_at: None,
+        waiting: None,
     }
 }

@@ -89,6 +89,31 @@ impl Scene {
     /// # Errors
     /// The start is refused.
     pub fn start_for(&mut self, task: &Task, devices: Vec<DevEui>) -> Result<(), CommandError> {
+        let image = self.enter(task);
+        self.world.command(&Command::StartTask {
+            task: Box::new(task.clone()),
+            image,
+            devices,
+            groups: vec![],
+        })
+    }
+
+    /// Starts a task for some devices, or has it wait for them.
+    ///
+    /// # Errors
+    /// The start is refused.
+    pub fn queue_for(&mut self, task: &Task, devices: Vec<DevEui>) -> Result<(), CommandError> {
+        let image = self.enter(task);
+        self.world.command(&Command::QueueTask {
+            task: Box::new(task.clone()),
+            image,
+            devices,
+            groups: vec![],
+        })
+    }
+
+    /// Writes down a draft and its image; from now on the faults of the world strike.
+    fn enter(&mut self, task: &Task) -> (Image, Arc<[u8]>) {
         let (image, data) = self.image.clone();
         self.world.commit(&[
             Change::PutImage(image.clone(), Arc::clone(&data)),
@@ -96,12 +121,7 @@ impl Scene {
         ]);
         self.world.release_faults();
         self.begun = self.world.now();
-        self.world.command(&Command::StartTask {
-            task: Box::new(task.clone()),
-            image: (image, data),
-            devices,
-            groups: vec![],
-        })
+        (image, data)
     }
 
     /// Runs until the task has ended.

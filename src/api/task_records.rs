@@ -82,6 +82,7 @@ pub(super) fn blank(id: TaskId, now: Timestamp) -> Task {
         failures_accepted: Default::default(),
         held: None,
         resumed_at: None,
+        waiting: None,
         tags: BTreeMap::new(),
         created_at: now,
         updated_at: now,
@@ -393,6 +394,7 @@ pub(super) fn show_reason(reason: Option<TaskReason>) -> v1::TaskReason {
         Some(TaskReason::DeadlinePassed) => v1::TaskReason::DeadlinePassed,
         Some(TaskReason::NoDevices) => v1::TaskReason::NoDeviceLeft,
         Some(TaskReason::PlanImpossible) => v1::TaskReason::PlanImpossible,
+        Some(TaskReason::WaitsForDevices) => v1::TaskReason::WaitsForDevices,
     }
 }
 

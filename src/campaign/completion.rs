@@ -13,7 +13,7 @@ use crate::record::{
 use crate::time::Timestamp;
 
 use super::conversation::Command;
-use super::{Campaign, Surroundings, is_uncleaned, reboots};
+use super::{Campaign, Surroundings, reboots};
 
 /// Reboot requests given up before a device that goes on running the old version is given up itself.
 const MAX_REBOOTS_UNANSWERED: u8 = 3;
@@ -440,8 +440,9 @@ impl Campaign {
             }
         }
         record.tries = 0;
-        if !is_uncleaned(record) {
+        if !record.is_uncleaned() {
             self.uncleaned.remove(&dev_eui);
+            self.released.push(dev_eui);
         }
         self.changed.devices.insert(dev_eui);
     }
@@ -472,8 +473,9 @@ impl Campaign {
     fn cleaned(&mut self, now: Timestamp, dev_eui: DevEui) {
         self.answered(now, dev_eui);
         self.changed.devices.insert(dev_eui);
-        if self.devices.get(&dev_eui).is_some_and(|d| !is_uncleaned(d)) {
+        if self.devices.get(&dev_eui).is_some_and(|d| !d.is_uncleaned()) {
             self.uncleaned.remove(&dev_eui);
+            self.released.push(dev_eui);
         }
     }
 }

@@ -21,6 +21,7 @@ mod rounds;
 mod setup;
 mod slots;
 mod status;
+mod waiting;
 mod waves;
 mod windows;
 
@@ -29,7 +30,7 @@ use std::sync::Arc;
 
 use crate::lorawan::identifiers::{DevEui, GatewayEui};
 use crate::record::{
-    BlockParameters, Change, CleanupState, DeviceReason, DeviceState, DistributionSession, Downlink, DownlinkId,
+    BlockParameters, Change, DeviceReason, DeviceState, DistributionSession, Downlink, DownlinkId,
     Fleet, Image, MulticastGroupId, NetworkRequest, RebootMode, SessionId, SessionPhase,
     SuccessCriterion, Target, Task, TaskDevice, TaskReason, TaskSnapshot, TaskState, TxReport,
     Uplink, UplinkRef, Wave,
@@ -42,6 +43,8 @@ use conversation::Talk;
 use distribution::SessionRun;
 use slots::Slots;
 use waves::Tally;
+
+pub use waiting::WaitingTask;
 
 /// The machine of one task.
 pub struct Campaign {
@@ -60,6 +63,8 @@ pub struct Campaign {
     open: BTreeSet<DevEui>,
     /// Devices with something left to delete.
     uncleaned: BTreeSet<DevEui>,
+    /// Devices the task was done with lately.
+    released: Vec<DevEui>,
     /// When to look after a device without having heard it.
     due: BTreeSet<(Timestamp, DevEui)>,
     talks: BTreeMap<DevEui, Talk>,
@@ -312,14 +317,15 @@ impl Campaign {
             network,
             open: devices
                 .values()
-                .filter(|d| !is_done(task.success, d))
+                .filter(|d| !d.has_verdict(task.success))
                 .map(|d| d.dev_eui)
                 .collect(),
             uncleaned: devices
                 .values()
-                .filter(|d| is_uncleaned(d))
+                .filter(|d| d.is_uncleaned())
                 .map(|d| d.dev_eui)
                 .collect(),
+            released: Vec::new(),
             due: BTreeSet::new(),
             task,
             image,
@@ -360,6 +366,11 @@ impl Campaign {
     /// All devices of the task, whatever became of them.
     pub fn devices(&self) -> impl Iterator<Item = DevEui> {
         self.devices.keys().copied()
+    }
+
+    /// Devices that the task was done with since the last call: another one may have them.
+    pub fn take_released(&mut self) -> Vec<DevEui> {
+        std::mem::take(&mut self.released)
     }
 
     /// The task has ended and the campaign can be dropped after its last changes are committed.
@@ -546,7 +557,7 @@ impl Campaign {
         self.talks.remove(&dev_eui);
         self.changed.devices.insert(dev_eui);
         self.due.insert((now, dev_eui));
-        if is_done(self.task.success, device) {
+        if device.has_verdict(self.task.success) {
             self.tally.count(device.state);
             let wave = device
                 .session
@@ -556,8 +567,10 @@ impl Campaign {
                 self.open_in_wave = self.open_in_wave.saturating_sub(1);
             }
             self.open.remove(&dev_eui);
-            if is_uncleaned(device) {
+            if device.is_uncleaned() {
                 self.uncleaned.insert(dev_eui);
+            } else {
+                self.released.push(dev_eui);
             }
         }
     }
@@ -656,20 +669,6 @@ struct Timing {
     deadline: Timestamp,
 }
 
-/// The device needs nothing more to meet the criterion, or has failed.
-fn is_done(success: SuccessCriterion, device: &TaskDevice) -> bool {
-    let reached = match success {
-        SuccessCriterion::ReportedReceived => DeviceState::ReportedReceived,
-        SuccessCriterion::Verified => DeviceState::Verified,
-        SuccessCriterion::Running => DeviceState::Running,
-    };
-    device.state.is_failure() || device.state >= reached
-}
-
-fn is_uncleaned(device: &TaskDevice) -> bool {
-    device.frag_cleanup == CleanupState::Pending || device.group_cleanup == CleanupState::Pending
-}
-
 fn reboots(task: &Task) -> Option<std::time::Duration> {
     match (task.success, task.reboot) {
         (SuccessCriterion::Running, RebootMode::Countdown { after }) => Some(after),
@@ -680,7 +679,7 @@ fn reboots(task: &Task) -> Option<std::time::Duration> {
 /// The devices that have a verdict, counted.
 fn tally(success: SuccessCriterion, devices: &BTreeMap<DevEui, TaskDevice>) -> Tally {
     let mut tally = Tally::default();
-    let ended = devices.values().filter(|d| is_done(success, d));
+    let ended = devices.values().filter(|d| d.has_verdict(success));
     ended.for_each(|d| tally.count(d.state));
     tally
 }

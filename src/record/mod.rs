@@ -44,7 +44,7 @@ pub use session::{
 };
 pub use task::{
     FailuresAccepted, Held, RebootMode, StateCounts, SuccessCriterion, Task, TaskCounters, TaskId,
-    TaskOptions, TaskReason, TaskState,
+    TaskOptions, TaskReason, TaskState, Waiting,
 };
 pub use task_device::{
     CleanupState, DeviceReason, DeviceState, FragmentReport, SetupStage, TaskDevice,

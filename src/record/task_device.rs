@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{MulticastGroupId, TaskId};
+use super::{MulticastGroupId, SuccessCriterion, TaskId};
 use crate::lorawan::identifiers::DevEui;
 use crate::time::Timestamp;
 
@@ -84,6 +84,26 @@ impl TaskDevice {
             sequence: 0,
             changed_at: now,
         }
+    }
+
+    /// It needs nothing more to meet the criterion, or ended without meeting it.
+    pub fn has_verdict(&self, success: SuccessCriterion) -> bool {
+        let reached = match success {
+            SuccessCriterion::ReportedReceived => DeviceState::ReportedReceived,
+            SuccessCriterion::Verified => DeviceState::Verified,
+            SuccessCriterion::Running => DeviceState::Running,
+        };
+        self.state.is_failure() || self.state >= reached
+    }
+
+    /// Something of the task is to be deleted from it.
+    pub fn is_uncleaned(&self) -> bool {
+        self.frag_cleanup == CleanupState::Pending || self.group_cleanup == CleanupState::Pending
+    }
+
+    /// The task, while it is active, still has something to do with it: no other task may have it.
+    pub fn is_held(&self, success: SuccessCriterion) -> bool {
+        !self.has_verdict(success) || self.is_uncleaned()
     }
 }
 

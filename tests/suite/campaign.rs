@@ -664,6 +664,7 @@ impl Bench {
             failures_accepted: Default::default(),
             held: None,
             resumed_at: None,
+            waiting: None,
         };
         let mut devices = self.devices_by_themselves.clone();
         if devices.is_empty() {

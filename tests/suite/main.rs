@@ -33,6 +33,7 @@ mod native_storm;
 mod properties_commands;
 mod properties_decoders;
 mod properties_multi_package;
+mod queue;
 mod simulation;
 mod slots;
 mod store_contract;

@@ -348,6 +348,10 @@ pub(crate) fn task(tenant: &TenantId, id: &str, state: TaskState) -> Task {
         updated_at: at(6),
         expected_end: Some(at(39)),
         retry_of: Some(TaskId("before".to_owned())),
+        waiting: Some(Waiting {
+            place: 3,
+            groups: vec![],
+        }),
         waves: WavePolicy {
             canary: vec![DevEui(3)],
             cumulative_percent: vec![5, 50],
