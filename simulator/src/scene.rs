@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lorawan_fuota::lorawan::identifiers::DevEui;
-use lorawan_fuota::record::{Change, Image, Task, TaskId};
+use lorawan_fuota::record::{Change, DeviceProfile, Image, Task, TaskId, VersionSource};
 use lorawan_fuota::runtime::{Command, CommandError};
 use lorawan_fuota::time::Timestamp;
 
@@ -68,6 +68,25 @@ impl Scene {
     /// Says something else of the image.
     pub fn change_image(&mut self, change: impl FnOnce(&mut Image)) {
         change(&mut self.image.0);
+    }
+
+    /// Says something else of the devices' types, of those that claim no other code.
+    ///
+    /// # Panics
+    /// The server does not take it.
+    pub fn change_profiles(&mut self, change: impl Fn(&mut DeviceProfile)) {
+        for stack in self.fleet.stacks.clone() {
+            let mut profile = check::profile(&self.options, stack, false);
+            change(&mut profile);
+            self.world
+                .command(&Command::PutDeviceProfile(profile))
+                .expect("the world takes its own fleet");
+        }
+    }
+
+    /// Where devices without TS006 tell their version.
+    pub const fn version_in_uplinks() -> VersionSource {
+        VersionSource::UplinkField(check::VERSION_FIELD)
     }
 
     /// The draft of a task for the image.

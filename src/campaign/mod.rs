@@ -11,12 +11,15 @@
 //! what the operator does to a running task.
 
 mod answers;
+mod calendar;
 mod coder;
 mod completion;
 mod control;
 mod conversation;
 mod distribution;
 mod keys;
+mod reboot;
+mod retries;
 mod rounds;
 mod setup;
 mod slots;
@@ -31,9 +34,9 @@ use std::sync::Arc;
 use crate::lorawan::identifiers::{DevEui, GatewayEui};
 use crate::record::{
     BlockParameters, Change, DeviceReason, DeviceState, DistributionSession, Downlink, DownlinkId,
-    Fleet, Image, MulticastGroupId, NetworkRequest, RebootMode, SessionId, SessionPhase,
-    SuccessCriterion, Target, Task, TaskDevice, TaskReason, TaskSnapshot, TaskState, TxReport,
-    Uplink, UplinkRef, Wave,
+    Fleet, Image, MulticastGroupId, NetworkRequest, SessionId, SessionPhase, SuccessCriterion,
+    Target, Task, TaskDevice, TaskReason, TaskSnapshot, TaskState, TxReport, Uplink, UplinkRef,
+    Wave,
 };
 use crate::task::{Plan, PlannedSession, sizing};
 use crate::time::Timestamp;
@@ -63,6 +66,10 @@ pub struct Campaign {
     open: BTreeSet<DevEui>,
     /// Devices with something left to delete.
     uncleaned: BTreeSet<DevEui>,
+    /// Devices that have succeeded since the last step, to be marked.
+    succeeded: Vec<DevEui>,
+    /// Devices that have failed and wait to be tried again.
+    retrying: BTreeSet<DevEui>,
     /// Devices the task was done with lately.
     released: Vec<DevEui>,
     /// When to look after a device without having heard it.
@@ -138,6 +145,8 @@ pub enum Timer {
     PrepareAfter,
     /// The next wave begins.
     NextWave,
+    /// Failed devices are tried again.
+    Retry,
     /// A distribution window opens.
     WindowOpens,
     /// The next fragment or poll may be handed over.
@@ -325,6 +334,12 @@ impl Campaign {
                 .filter(|d| d.is_uncleaned())
                 .map(|d| d.dev_eui)
                 .collect(),
+            succeeded: Vec::new(),
+            retrying: devices
+                .values()
+                .filter(|d| d.retry_at.is_some())
+                .map(|d| d.dev_eui)
+                .collect(),
             released: Vec::new(),
             due: BTreeSet::new(),
             task,
@@ -417,7 +432,16 @@ impl Campaign {
             self.check_thresholds(now);
         }
         self.advance(now, around);
+        self.mark_succeeded(now, around);
         self.take_step(now)
+    }
+
+    /// Puts the task's tags on devices that have succeeded.
+    fn mark_succeeded(&mut self, now: Timestamp, around: &mut Surroundings<'_>) {
+        for dev_eui in std::mem::take(&mut self.succeeded) {
+            let tags = &self.task.rules.tags_on_success;
+            around.fleet.add_tags(dev_eui, tags, now);
+        }
     }
 
     /// When the campaign wants to be stepped without input, and why.
@@ -439,7 +463,9 @@ impl Campaign {
         } else {
             self.task.deadline.map(|at| (at, Timer::Deadline))
         };
-        sessions.chain(devices).chain(next_wave).chain(end).min()
+        let retry = self.retries_at().map(|at| (at, Timer::Retry));
+        let waits = next_wave.into_iter().chain(retry).chain(end);
+        sessions.chain(devices).chain(waits).min()
     }
 
     /// Everything that happens because time passed or because the last inputs made it possible.
@@ -464,6 +490,7 @@ impl Campaign {
         for number in 0..self.sessions.len() {
             self.advance_session(now, number, around);
         }
+        self.see_to_retries(now, around);
         self.see_to_due(now, around);
         self.settle(now, around);
     }
@@ -546,9 +573,15 @@ impl Campaign {
         if !self.open.contains(&dev_eui) {
             return;
         }
+        if let Some(at) = self.retry_of(now, dev_eui, state, reason) {
+            return self.await_retry(dev_eui, at, reason, &evidence);
+        }
         let Some(device) = self.devices.get_mut(&dev_eui) else {
             return;
         };
+        if device.retry_at.take().is_some() {
+            self.retrying.remove(&dev_eui);
+        }
         device.state = state;
         device.reason = reason;
         device.evidence = evidence;
@@ -559,6 +592,9 @@ impl Campaign {
         self.due.insert((now, dev_eui));
         if device.has_verdict(self.task.success) {
             self.tally.count(device.state);
+            if !device.state.is_failure() {
+                self.succeeded.push(dev_eui);
+            }
             let wave = device
                 .session
                 .and_then(|n| self.sessions.get(usize::from(n)))
@@ -667,13 +703,6 @@ struct Timing {
     answers: Option<UplinkRef>,
     earliest: Timestamp,
     deadline: Timestamp,
-}
-
-fn reboots(task: &Task) -> Option<std::time::Duration> {
-    match (task.success, task.reboot) {
-        (SuccessCriterion::Running, RebootMode::Countdown { after }) => Some(after),
-        _ => None,
-    }
 }
 
 /// The devices that have a verdict, counted.

@@ -79,9 +79,7 @@ impl WaitingTask {
     /// The devices it waits for.
     pub fn devices(&self) -> impl Iterator<Item = DevEui> {
         let wanted = self.devices.values();
-        wanted
-            .filter(|d| !d.state.is_failure())
-            .map(|d| d.dev_eui)
+        wanted.filter(|d| !d.state.is_failure()).map(|d| d.dev_eui)
     }
 
     /// It waits for this device.

@@ -168,12 +168,25 @@ pub struct SessionWindow {
     pub start: Timestamp,
     /// `TimeOut`: the window lasts 2^n seconds (class C).
     pub time_out: u8,
+    /// Nothing is sent from here on, since the calendar of the task forbids it; `None`: it does not.
+    #[serde(default)]
+    pub closes_at: Option<Timestamp>,
 }
 
 impl SessionWindow {
-    /// When devices stop listening (class C).
+    /// When devices stop listening (class C), or the calendar closes it.
     pub fn end(&self) -> Timestamp {
-        self.start + Duration::from_secs(1 << u32::from(self.time_out.min(15)))
+        let lasts = Duration::from_secs(1 << u32::from(self.time_out.min(15)));
+        let end = self.start + lasts;
+        self.closes_at.map_or(end, |closes| closes.min(end))
+    }
+
+    /// `TimeOut` to ask for: devices do not listen much longer than is sent.
+    pub fn wire_time_out(&self) -> u8 {
+        let lasts = self.end().since(self.start);
+        (0..self.time_out)
+            .find(|n| Duration::from_secs(1 << u32::from(*n)) >= lasts)
+            .unwrap_or(self.time_out)
     }
 }
 

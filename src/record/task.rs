@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{FragAlgo, MulticastGroup, MulticastGroupId, Sha256, TenantId, Thresholds, WavePolicy};
+use super::{
+    FragAlgo, MulticastGroup, MulticastGroupId, Sha256, TaskRules, TenantId, Thresholds, WavePolicy,
+};
 use crate::lorawan::keys::Key128;
 use crate::time::Timestamp;
 
@@ -96,6 +98,9 @@ pub struct Task {
     /// Its place among the tasks that wait for their devices; `None` once a campaign executes it.
     #[serde(default)]
     pub waiting: Option<Waiting>,
+    /// Retries, calendar and tags.
+    #[serde(default)]
+    pub rules: TaskRules,
 }
 
 /// A task that was started while other tasks held its devices.
@@ -211,6 +216,11 @@ pub enum RebootMode {
     Countdown {
         /// From the device's answer to its reboot.
         after: Duration,
+    },
+    /// All at one moment: TS006 `DevRebootTimeReq`. Who is ready later reboots at once.
+    AtTime {
+        /// The moment, a whole second of GPS time.
+        at: Timestamp,
     },
 }
 

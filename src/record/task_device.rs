@@ -56,6 +56,15 @@ pub struct TaskDevice {
     /// When it last changed.
     #[serde(default)]
     pub changed_at: Timestamp,
+    /// Times it was tried again after it had failed.
+    #[serde(default)]
+    pub retries: u8,
+    /// It has failed and is tried again, not before this time; until then it belongs to no session.
+    #[serde(default)]
+    pub retry_at: Option<Timestamp>,
+    /// When it was tried again last.
+    #[serde(default)]
+    pub retried_at: Option<Timestamp>,
 }
 
 impl TaskDevice {
@@ -83,6 +92,9 @@ impl TaskDevice {
             entered: BTreeMap::new(),
             sequence: 0,
             changed_at: now,
+            retries: 0,
+            retry_at: None,
+            retried_at: None,
         }
     }
 
@@ -208,6 +220,25 @@ pub enum DeviceReason {
     AlreadyCurrent,
     /// The decoder of the device cannot hold the image.
     DecoderLimit,
+}
+
+impl DeviceReason {
+    /// What is behind it may be otherwise the next time: the air, the time of day, a device that was away.
+    pub fn may_pass(self) -> bool {
+        matches!(
+            self,
+            Self::NoAnswer
+                | Self::SessionLost
+                | Self::BudgetSpent
+                | Self::WindowClosed
+                | Self::ClockNotSynced
+                | Self::MemoryError
+                | Self::MicError
+                | Self::McGroupUndefined
+                | Self::StartMissed
+                | Self::NoGateway
+        )
+    }
 }
 
 /// How far the set-up of a device got.

@@ -7,9 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::campaign::{
-    AddressSpace, Campaign, Input, Order, Step, Surroundings, WaitingTask,
-};
+use crate::campaign::{AddressSpace, Campaign, Input, Order, Step, Surroundings, WaitingTask};
 use crate::dialogue::Dialogue;
 use crate::lorawan::identifiers::{DevEui, GatewayEui};
 use crate::lorawan::{clock_sync, firmware_management, fragmentation, multicast_setup};

@@ -3,6 +3,7 @@
 //! PURE. How it is done is `campaign`'s business; what the plan promises and what the campaign does come from the same
 //! figures in [`sizing`].
 
+pub mod calendar;
 pub mod plan;
 pub mod sizing;
 mod waves;

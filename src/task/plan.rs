@@ -14,10 +14,11 @@ use crate::lorawan::region::Region;
 use crate::lorawan::{PackageVersion, fragmentation, multicast_setup};
 use crate::record::{
     BlockParameters, DeviceClass, DeviceReason, FleetDevice, FragAlgo, GatewaySettings, Image,
-    MulticastGroup, SessionWindow, SuccessCriterion, Task, VersionSource,
+    MulticastGroup, RebootMode, SessionWindow, SuccessCriterion, Task, VersionSource,
 };
 use crate::time::Timestamp;
 
+use super::calendar;
 use super::sizing;
 use super::waves::waves;
 
@@ -180,9 +181,11 @@ pub fn plan(request: &PlanRequest<'_>) -> Result<Plan, PlanError> {
         for (key, devices) in sessions {
             planned.extend(session(request, key, &devices, &start, &mut skipped)?);
         }
-        let ends = planned[before..]
-            .iter()
-            .map(|s| s.window.start + s.distribution);
+        let calendar = &request.task.rules.calendar;
+        let ends = planned[before..].iter().map(|s| {
+            let sent = calendar::after_open(calendar, s.window.start, s.distribution);
+            sent.unwrap_or(s.window.start + s.distribution)
+        });
         if let Some(last_window) = ends.max() {
             finish_at = last_window + completion_time(request);
             begins = finish_at + request.task.waves.pause_between;
@@ -195,9 +198,17 @@ pub fn plan(request: &PlanRequest<'_>) -> Result<Plan, PlanError> {
     if planned.is_empty() {
         return Err(PlanError::NoDevices(skipped));
     }
+    if let RebootMode::AtTime { at } = request.task.reboot {
+        finish_at = finish_at.max(at + completion_time(request));
+    }
     let deadline = match request.task.deadline {
         Some(deadline) => deadline,
-        None => finish_at + slack(request) * u32::from(next_wave(&planned)) + again(&planned),
+        None => {
+            let more = slack(request) * u32::from(next_wave(&planned)) + again(&planned);
+            let more = more + retries(request, &planned);
+            let calendar = &request.task.rules.calendar;
+            calendar::after_open(calendar, finish_at, more).unwrap_or(finish_at + more)
+        }
     };
     if finish_at > deadline {
         let message = format!("expected finish {finish_at} is later");
@@ -492,6 +503,13 @@ fn session(
     let window = sizing::WINDOW_GUARD + interval * (high * 2) + poll * 8;
     let earliest = begin.prepare_at + begin.setup;
     let start = begin.window.unwrap_or(earliest).ceil_gps_second();
+    let window = SessionWindow {
+        number: 0,
+        start,
+        time_out: sizing::time_out(window),
+        closes_at: None,
+    };
+    let window = allowed(request, window, begin.window.is_some())?;
     let usable = request.gateways.iter().map(|g| g.eui).collect();
     let target = request.image.target_version.to_le_bytes();
     Ok(Some(PlannedSession {
@@ -515,11 +533,7 @@ fn session(
             descriptor: task.options.descriptor.unwrap_or(target),
             block_ack_delay,
         },
-        window: SessionWindow {
-            number: 0,
-            start,
-            time_out: sizing::time_out(window),
-        },
+        window,
         frames: Forecast {
             low,
             expected,
@@ -529,6 +543,24 @@ fn session(
         setup: begin.setup,
         distribution,
     }))
+}
+
+/// The window as the calendar of the task allows it; one the operator chose is not moved.
+fn allowed(
+    request: &PlanRequest<'_>,
+    window: SessionWindow,
+    chosen: bool,
+) -> Result<SessionWindow, PlanError> {
+    let fitted = calendar::fit(&request.task.rules.calendar, window);
+    let (field, message) = match fitted {
+        Some(fitted) if chosen && fitted.start != window.start => (
+            "window_start",
+            format!("outside the calendar, which opens at {}", fitted.start),
+        ),
+        Some(fitted) => return Ok(fitted),
+        None => ("calendar", "allows no window".to_owned()),
+    };
+    Err(PlanError::Field { field, message })
 }
 
 /// From one frame to the next: its air time and the gateway's gap, or what the duty cycle of the sub-band asks for.
@@ -587,6 +619,14 @@ fn again(sessions: &[PlannedSession]) -> Duration {
         .iter()
         .filter(|s| s.block.frag_algo != FragAlgo::Ts004);
     refusable.map(|s| s.distribution).max().unwrap_or_default()
+}
+
+/// What trying failed devices again takes.
+fn retries(request: &PlanRequest<'_>, sessions: &[PlannedSession]) -> Duration {
+    let policy = &request.task.rules.retry;
+    let once = sessions.iter().map(|s| s.setup + s.distribution).max();
+    let once = once.unwrap_or_default() + completion_time(request) + policy.pause;
+    once * u32::from(policy.max_retries)
 }
 
 /// From the last fragment to the last verdict.

@@ -665,6 +665,7 @@ impl Bench {
             held: None,
             resumed_at: None,
             waiting: None,
+            rules: Default::default(),
         };
         let mut devices = self.devices_by_themselves.clone();
         if devices.is_empty() {
@@ -774,6 +775,7 @@ fn profile(version: PackageVersion, uplink_interval: Duration) -> DeviceProfile 
         version_source: VersionSource::FirmwareManagement,
         created_at: start(),
         updated_at: start(),
+        application_reboot: None,
     }
 }
 

@@ -1,10 +1,11 @@
 //! `fuota task`: arguments and calls. How tasks are printed is in `document`, forecasts in `forecast`, following a
-//! task in `watch` and `progress`, its settings in `settings` and `policies`.
+//! task in `watch` and `progress`, its settings in `settings`, `policies` and `rules`.
 
 mod document;
 mod forecast;
 mod policies;
 mod progress;
+mod rules;
 mod settings;
 mod watch;
 
