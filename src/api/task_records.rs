@@ -108,7 +108,7 @@ pub(super) fn write(fields: &mut Fields, given: &v1::FuotaTask, task: &mut Task)
     write_radio(fields, given, task);
     task.waves = task_policies::read_waves(fields, given.waves.as_ref());
     task.thresholds = task_policies::read_thresholds(fields, given.thresholds.as_ref());
-    task.rules = task_rules::read_rules(fields, given);
+    *task.rules = task_rules::read_rules(fields, given);
     fields.marks("tags", &given.tags, 255);
     task.tags.clone_from(&given.tags);
 }

@@ -37,7 +37,7 @@ impl WaitingTask {
         task.reason = Some(TaskReason::WaitsForDevices);
         task.reason_text = "other tasks hold some of its devices".to_owned();
         task.started_at = Some(now);
-        task.waiting = Some(waiting);
+        task.waiting = Some(Box::new(waiting));
         let devices: BTreeMap<DevEui, TaskDevice> = devices
             .iter()
             .map(|dev_eui| {

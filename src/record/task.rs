@@ -97,10 +97,10 @@ pub struct Task {
     pub seed: Option<Key128>,
     /// Its place among the tasks that wait for their devices; `None` once a campaign executes it.
     #[serde(default)]
-    pub waiting: Option<Waiting>,
+    pub waiting: Option<Box<Waiting>>,
     /// Retries, calendar and tags.
     #[serde(default)]
-    pub rules: TaskRules,
+    pub rules: Box<TaskRules>,
 }
 
 /// A task that was started while other tasks held its devices.

@@ -225,7 +225,7 @@ mod tests {
 
     #[test]
     fn work_is_stretched_over_open_times() {
-        let hours = |n| Duration::from_secs(n * 3600);
+        let hours = |n: u64| Duration::from_secs(n * 3600);
         assert_eq!(after_open(&nights(), at(0), hours(3)), Some(at(25)));
         assert_eq!(after_open(&nights(), at(0), hours(10)), Some(at(48)));
         let always = Calendar::default();

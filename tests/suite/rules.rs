@@ -52,7 +52,7 @@ fn all_running(scene: &mut Scene, task: &Task) -> Vec<TaskDevice> {
 }
 
 /// From now on the device is away, or back.
-fn be_away(scene: &mut Scene, dev_eui: DevEui, away: bool) {
+fn be_away(scene: &Scene, dev_eui: DevEui, away: bool) {
     let from = away.then(|| scene.world.now());
     scene
         .world
@@ -91,7 +91,7 @@ fn a_device_that_was_away_is_tried_again_before_the_task_ends() {
             let receives = |d: &TaskDevice| d.state == DeviceState::Receiving;
             devices.iter().any(|d| d.dev_eui == away && receives(d))
         });
-        be_away(&mut scene, away, true);
+        be_away(&scene, away, true);
         until(&mut scene, &task, |devices| {
             devices.iter().any(|d| d.retry_at.is_some())
         });
@@ -99,7 +99,7 @@ fn a_device_that_was_away_is_tried_again_before_the_task_ends() {
         let waits = waits.iter().find(|d| d.retry_at.is_some()).unwrap();
         assert_eq!((waits.dev_eui, waits.retries), (away, 1));
         assert_eq!(waits.reason, Some(DeviceReason::NoAnswer));
-        be_away(&mut scene, away, false);
+        be_away(&scene, away, false);
         let devices = all_running(&mut scene, &task);
         let again = devices.iter().find(|d| d.dev_eui == away).unwrap();
         assert!(again.session > Some(0));
@@ -127,7 +127,7 @@ fn retries_are_bounded_and_only_for_the_reasons_named() {
         until(&mut scene, &task, |devices| {
             devices.iter().all(|d| d.state == DeviceState::Receiving)
         });
-        be_away(&mut scene, gone, true);
+        be_away(&scene, gone, true);
         assert!(scene.finish(&task.id));
         let ended = scene.world.task(&task.id).unwrap();
         assert_eq!(ended.state, TaskState::Completed);
@@ -155,11 +155,11 @@ fn a_task_is_cancelled_while_a_device_waits_to_be_tried_again() {
     until(&mut scene, &task, |devices| {
         devices.iter().all(|d| d.state == DeviceState::Receiving)
     });
-    be_away(&mut scene, away, true);
+    be_away(&scene, away, true);
     until(&mut scene, &task, |devices| {
         devices.iter().any(|d| d.retry_at.is_some())
     });
-    be_away(&mut scene, away, false);
+    be_away(&scene, away, false);
     let cancel = lorawan_fuota::runtime::Command::CancelTask(task.id.clone());
     scene.world.command(&cancel).unwrap();
     assert!(scene.finish(&task.id));

@@ -352,7 +352,7 @@ pub(crate) fn task(tenant: &TenantId, id: &str, state: TaskState) -> Task {
         updated_at: at(6),
         expected_end: Some(at(39)),
         retry_of: Some(TaskId("before".to_owned())),
-        rules: TaskRules {
+        rules: Box::new(TaskRules {
             retry: RetryPolicy {
                 max_retries: 2,
                 pause: Duration::from_secs(9),
@@ -371,11 +371,11 @@ pub(crate) fn task(tenant: &TenantId, id: &str, state: TaskState) -> Task {
                 }],
             },
             tags_on_success: [("a".to_owned(), "b".to_owned())].into(),
-        },
-        waiting: Some(Waiting {
+        }),
+        waiting: Some(Box::new(Waiting {
             place: 3,
             groups: vec![],
-        }),
+        })),
         waves: WavePolicy {
             canary: vec![DevEui(3)],
             cumulative_percent: vec![5, 50],
