@@ -116,7 +116,7 @@ pub struct Outcome {
 
 const TASK: &str = "check";
 /// Where the simulated devices tell their version.
-const VERSION_FIELD: UplinkField = UplinkField {
+pub(crate) const VERSION_FIELD: UplinkField = UplinkField {
     f_port: 2,
     offset: 0,
     length: 4,
@@ -354,7 +354,11 @@ pub(crate) fn enter(world: &mut World, options: &CheckOptions, fleet: &Fleet, st
 }
 
 /// What an operator would enter for a stack, and for one whose devices claim the Reed-Solomon code.
-fn profile(options: &CheckOptions, stack: StackProfile, reed_solomon: bool) -> DeviceProfile {
+pub(crate) fn profile(
+    options: &CheckOptions,
+    stack: StackProfile,
+    reed_solomon: bool,
+) -> DeviceProfile {
     let package = |version: Option<PackageVersion>, f_port| {
         version.map(|version| Package { version, f_port })
     };
@@ -404,6 +408,7 @@ fn profile(options: &CheckOptions, stack: StackProfile, reed_solomon: bool) -> D
         },
         created_at: Timestamp::default(),
         updated_at: Timestamp::default(),
+        application_reboot: None,
     }
 }
 
@@ -515,5 +520,7 @@ pub(crate) fn task(options: &CheckOptions, image: &Image, start: Timestamp) -> T
         failures_accepted: Default::default(),
         held: None,
         resumed_at: None,
+        waiting: None,
+        rules: Default::default(),
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lorawan_fuota::lorawan::identifiers::DevEui;
-use lorawan_fuota::record::{Change, Image, Task, TaskId};
+use lorawan_fuota::record::{Change, DeviceProfile, Image, Task, TaskId, VersionSource};
 use lorawan_fuota::runtime::{Command, CommandError};
 use lorawan_fuota::time::Timestamp;
 
@@ -75,6 +75,25 @@ impl Scene {
         &self.image.0
     }
 
+    /// Says something else of the devices' types, of those that claim no other code.
+    ///
+    /// # Panics
+    /// The server does not take it.
+    pub fn change_profiles(&mut self, change: impl Fn(&mut DeviceProfile)) {
+        for stack in self.fleet.stacks.clone() {
+            let mut profile = check::profile(&self.options, stack, false);
+            change(&mut profile);
+            self.world
+                .command(&Command::PutDeviceProfile(profile))
+                .expect("the world takes its own fleet");
+        }
+    }
+
+    /// Where devices without TS006 tell their version.
+    pub const fn version_in_uplinks() -> VersionSource {
+        VersionSource::UplinkField(check::VERSION_FIELD)
+    }
+
     /// The draft of a task for the image.
     pub fn draft(&self) -> Task {
         check::task(&self.options, &self.image.0, self.world.now())
@@ -94,6 +113,31 @@ impl Scene {
     /// # Errors
     /// The start is refused.
     pub fn start_for(&mut self, task: &Task, devices: Vec<DevEui>) -> Result<(), CommandError> {
+        let image = self.enter(task);
+        self.world.command(&Command::StartTask {
+            task: Box::new(task.clone()),
+            image,
+            devices,
+            groups: vec![],
+        })
+    }
+
+    /// Starts a task for some devices, or has it wait for them.
+    ///
+    /// # Errors
+    /// The start is refused.
+    pub fn queue_for(&mut self, task: &Task, devices: Vec<DevEui>) -> Result<(), CommandError> {
+        let image = self.enter(task);
+        self.world.command(&Command::QueueTask {
+            task: Box::new(task.clone()),
+            image,
+            devices,
+            groups: vec![],
+        })
+    }
+
+    /// Writes down a draft and its image; from now on the faults of the world strike.
+    fn enter(&mut self, task: &Task) -> (Image, Arc<[u8]>) {
         let (image, data) = self.image.clone();
         self.world.commit(&[
             Change::PutImage(image.clone(), Arc::clone(&data)),
@@ -101,12 +145,7 @@ impl Scene {
         ]);
         self.world.release_faults();
         self.begun = self.world.now();
-        self.world.command(&Command::StartTask {
-            task: Box::new(task.clone()),
-            image: (image, data),
-            devices,
-            groups: vec![],
-        })
+        (image, data)
     }
 
     /// Runs until the task has ended.

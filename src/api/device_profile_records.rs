@@ -6,8 +6,8 @@ use crate::lorawan::PackageVersion;
 use crate::lorawan::keys::KeyDerivation;
 use crate::proto::v1;
 use crate::record::{
-    AfterReboot, DecoderLimits, DeviceProfile, FCntReset, LorawanVersion, Package, Packages,
-    StatusInterpretation, UplinkField, VersionSource,
+    AfterReboot, ApplicationReboot, DecoderLimits, DeviceProfile, FCntReset, LorawanVersion,
+    Package, Packages, StatusInterpretation, UplinkField, VersionSource,
 };
 use crate::time::Timestamp;
 
@@ -38,7 +38,8 @@ pub(super) fn merge(
         status_interpretation,
         uplink_interval,
         after_reboot,
-        version_source
+        version_source,
+        application_reboot
     );
     if mask.has("multicast_root_key") {
         into.multicast_root_key = new.multicast_root_key;
@@ -87,6 +88,19 @@ pub(super) fn read(
         .as_ref()
         .and_then(|source| source.source.as_ref());
     let version_source = read_version_source(&mut fields, source, &packages);
+    let application_reboot = given.application_reboot.as_ref().and_then(|given| {
+        let port = fields.number("application_reboot.f_port", given.f_port, 1..=223);
+        if port.is_some_and(|port| packages.ports().any(|taken| taken == port)) {
+            fields.bad("application_reboot.f_port", "the port of a package");
+        }
+        if !(1..=51).contains(&given.payload.len()) {
+            fields.bad("application_reboot.payload", "not 1 to 51 bytes");
+        }
+        Some(ApplicationReboot {
+            f_port: port?,
+            payload: given.payload.to_vec(),
+        })
+    });
     let whole = (version.zip(region)).zip(limits.zip(interpretation));
     let ((lorawan_version, region), (limits, status_interpretation)) = fields.finish_with(whole)?;
     Ok(DeviceProfile {
@@ -106,6 +120,7 @@ pub(super) fn read(
         version_source,
         created_at,
         updated_at,
+        application_reboot,
     })
 }
 
@@ -389,6 +404,12 @@ pub(super) fn show(profile: &DeviceProfile) -> v1::DeviceProfile {
         .into(),
         uplink_interval: Some(show_length(profile.uplink_interval)),
         multicast_root_key: show_root_key(profile.lorawan_version).into(),
+        application_reboot: profile.application_reboot.as_ref().map(|downlink| {
+            v1::ApplicationReboot {
+                f_port: downlink.f_port.into(),
+                payload: downlink.payload.clone().into(),
+            }
+        }),
         after_reboot: Some(v1::AfterReboot {
             rejoins: profile.after_reboot.rejoins,
             f_cnt_reset: match profile.after_reboot.f_cnt_reset {

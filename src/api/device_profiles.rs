@@ -22,7 +22,7 @@ const FILTER: [(&str, Kind); 2] = [
     ("lorawan_version", Kind::Word(is_version_word)),
 ];
 
-const WRITABLE: [&str; 15] = [
+const WRITABLE: [&str; 16] = [
     "display_name",
     "lorawan_version",
     "region",
@@ -38,6 +38,7 @@ const WRITABLE: [&str; 15] = [
     "multicast_root_key",
     "after_reboot",
     "version_source",
+    "application_reboot",
 ];
 
 #[tonic::async_trait]

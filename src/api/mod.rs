@@ -34,6 +34,7 @@ mod task_part_records;
 mod task_parts;
 mod task_policies;
 mod task_records;
+mod task_rules;
 mod tasks;
 mod watch;
 

@@ -31,7 +31,7 @@ impl<S: Catalog> Api<S> {
         check_etag(&request.etag, &task)?;
         task.seed = Some(Key128::from_bytes(self.random()));
         let order = self.order(task).await?;
-        if !order.held.is_empty() {
+        if !order.held.is_empty() && !request.queue {
             return Err(ApiError::Refused {
                 reason: "PLAN_BLOCKED",
                 message: format!("{} devices are in other active tasks", order.held.len()),
@@ -41,11 +41,22 @@ impl<S: Catalog> Api<S> {
         let sha256 = order.image.sha256;
         let bytes = self.store().image_bytes(&tenant(), sha256).await?;
         let bytes = bytes.ok_or_else(|| ApiError::NotFound(names::name("images", sha256)))?;
-        let command = Command::StartTask {
-            task: Box::new(order.task),
-            image: (order.image, bytes),
-            devices: order.devices.into_iter().collect(),
-            groups: order.groups,
+        let (task, image) = (Box::new(order.task), (order.image, bytes));
+        let (devices, groups) = (order.devices.into_iter().collect(), order.groups);
+        let command = if request.queue {
+            Command::QueueTask {
+                task,
+                image,
+                devices,
+                groups,
+            }
+        } else {
+            Command::StartTask {
+                task,
+                image,
+                devices,
+                groups,
+            }
         };
         self.command("TASK_NOT_DRAFT", command, ticket.carried_out())
             .await?;

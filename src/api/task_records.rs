@@ -23,7 +23,7 @@ use crate::time::Timestamp;
 use super::fields::{Fields, show_moment, tenant};
 use super::mask::Mask;
 use super::names;
-use super::{regions, task_policies};
+use super::{regions, task_policies, task_rules};
 
 /// Between a device's answer to the reboot request and its reboot: time for the answer to be heard.
 const REBOOT_AFTER: Duration = Duration::from_secs(5);
@@ -33,7 +33,7 @@ const CLEANUP: Duration = Duration::from_secs(24 * 3600);
 const REDUNDANCY_PERCENT: u32 = 100;
 
 /// What may be written in a draft.
-pub(super) const WRITABLE: [&str; 18] = [
+pub(super) const WRITABLE: [&str; 22] = [
     "display_name",
     "images",
     "success_criterion",
@@ -52,6 +52,10 @@ pub(super) const WRITABLE: [&str; 18] = [
     "tags",
     "waves",
     "thresholds",
+    "retry",
+    "calendar",
+    "tags_on_success",
+    "reboot_time",
 ];
 
 /// A task nobody has written anything into yet.
@@ -83,6 +87,8 @@ pub(super) fn blank(id: TaskId, now: Timestamp) -> Task {
         failures_accepted: Default::default(),
         held: None,
         resumed_at: None,
+        waiting: None,
+        rules: Default::default(),
         tags: BTreeMap::new(),
         created_at: now,
         updated_at: now,
@@ -102,6 +108,7 @@ pub(super) fn write(fields: &mut Fields, given: &v1::FuotaTask, task: &mut Task)
     write_radio(fields, given, task);
     task.waves = task_policies::read_waves(fields, given.waves.as_ref());
     task.thresholds = task_policies::read_thresholds(fields, given.thresholds.as_ref());
+    *task.rules = task_rules::read_rules(fields, given);
     fields.marks("tags", &given.tags, 255);
     task.tags.clone_from(&given.tags);
 }
@@ -135,6 +142,17 @@ fn write_ending(fields: &mut Fields, given: &v1::FuotaTask, task: &mut Task) {
         Ok(v1::RebootMode::Unspecified) if task.success == SuccessCriterion::Running => when_ready,
         Ok(v1::RebootMode::Unspecified | v1::RebootMode::None) => RebootMode::None,
         Ok(v1::RebootMode::WhenReady) => when_ready,
+        Ok(v1::RebootMode::AtTime) => {
+            match fields.moment("reboot_time", given.reboot_time.as_ref()) {
+                Some(at) => RebootMode::AtTime {
+                    at: at.ceil_gps_second(),
+                },
+                None => {
+                    fields.bad("reboot_time", "missing, and reboot_mode is AT_TIME");
+                    task.reboot
+                }
+            }
+        }
         Err(_) => {
             fields.bad("reboot_mode", "a value this server does not know");
             task.reboot
@@ -154,6 +172,12 @@ fn write_times(fields: &mut Fields, given: &v1::FuotaTask, task: &mut Task) {
         .is_some_and(|(start, after)| start < after)
     {
         fields.bad("window_start", "before prepare_after");
+    }
+    if let RebootMode::AtTime { at } = task.reboot {
+        let late = task.deadline.is_some_and(|deadline| at >= deadline);
+        if late || task.window_start.is_some_and(|start| at <= start) {
+            fields.bad("reboot_time", "not between window_start and deadline");
+        }
     }
     if task
         .deadline
@@ -238,7 +262,11 @@ pub(super) fn merge(mut into: v1::FuotaTask, new: v1::FuotaTask, mask: &Mask) ->
         frag_algo,
         tags,
         waves,
-        thresholds
+        thresholds,
+        retry,
+        calendar,
+        tags_on_success,
+        reboot_time
     );
     if mask.has("cleanup_deadline") {
         into.cleanup_deadline = new.cleanup_deadline;
@@ -270,8 +298,16 @@ pub(super) fn show_task(task: &Task, counts: &StateCounts) -> v1::FuotaTask {
         reboot_mode: match task.reboot {
             RebootMode::None => v1::RebootMode::None,
             RebootMode::Countdown { .. } => v1::RebootMode::WhenReady,
+            RebootMode::AtTime { .. } => v1::RebootMode::AtTime,
         }
         .into(),
+        reboot_time: match task.reboot {
+            RebootMode::AtTime { at } => Some(show_moment(at)),
+            _ => None,
+        },
+        retry: task_rules::show_retry(&task.rules.retry),
+        calendar: task_rules::show_calendar(&task.rules.calendar),
+        tags_on_success: task.rules.tags_on_success.clone(),
         prepare_after: task.prepare_after.map(show_moment),
         window_start: task.window_start.map(show_moment),
         deadline: task.deadline.map(show_moment),
@@ -368,7 +404,7 @@ pub(super) fn etag(task: &Task) -> String {
             &task.options,
             &task.tags,
         ),
-        (&task.waves, &task.thresholds),
+        (&task.waves, &task.thresholds, &task.rules),
         draft,
     );
     // Plain data without maps keyed by anything but text: it always encodes.
@@ -401,6 +437,7 @@ pub(super) fn show_reason(reason: Option<TaskReason>) -> v1::TaskReason {
         Some(TaskReason::DeadlinePassed) => v1::TaskReason::DeadlinePassed,
         Some(TaskReason::NoDevices) => v1::TaskReason::NoDeviceLeft,
         Some(TaskReason::PlanImpossible) => v1::TaskReason::PlanImpossible,
+        Some(TaskReason::WaitsForDevices) => v1::TaskReason::WaitsForDevices,
     }
 }
 

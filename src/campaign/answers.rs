@@ -11,6 +11,7 @@ use crate::record::{DeviceState, Uplink, VersionEvidence, VersionSource};
 use crate::time::Timestamp;
 
 use super::completion::BOOT_TIME;
+use super::conversation::Command;
 use super::{Campaign, Surroundings};
 
 impl Campaign {
@@ -177,6 +178,15 @@ impl Campaign {
                 self.reboot_answered(now, dev_eui, answer.countdown, around);
             }
             // The task asks by countdown and deletes no image.
+            UplinkCommand::DevRebootTimeAns(answer)
+                if answer.reboot_time != firmware_management::REBOOT_TIME_CANCEL =>
+            {
+                // It says how long it is from its answer, which may have waited; the moment is known.
+                let seconds = self.reboots_in(now, Command::RebootAt).as_secs();
+                let seconds = u32::try_from(seconds).unwrap_or(u32::MAX).max(1);
+                let accepted = answer.is_accepted();
+                self.reboot_answered(now, dev_eui, if accepted { seconds } else { 0 }, around);
+            }
             UplinkCommand::DevRebootTimeAns(_) | UplinkCommand::DevDeleteImageAns(_) => {}
         }
     }
@@ -204,7 +214,9 @@ impl Campaign {
                 self.changed.devices.insert(dev_eui);
                 self.due.insert((now + BOOT_TIME, dev_eui));
             }
-            DeviceState::Preparing | DeviceState::Ready | DeviceState::Receiving if loses => {
+            DeviceState::Preparing | DeviceState::Ready | DeviceState::Receiving
+                if loses && record.retry_at.is_none() =>
+            {
                 self.reset_setup(
                     now,
                     dev_eui,

@@ -12,11 +12,10 @@ use crate::record::{
 use crate::time::Timestamp;
 
 use super::conversation::Command;
+use super::reboot::before_reboot;
 use super::unicast::Needy;
-use super::{Campaign, Surroundings, is_uncleaned, reboots};
+use super::{Campaign, Surroundings};
 
-/// Reboot requests given up before a device that goes on running the old version is given up itself.
-const MAX_REBOOTS_UNANSWERED: u8 = 3;
 /// After the moment of the reboot before the device is asked for its version.
 pub(super) const BOOT_TIME: Duration = Duration::from_secs(5);
 
@@ -39,8 +38,10 @@ impl Campaign {
                 Some(Command::Version)
             }
             DeviceState::ReportedReceived if managed => Some(Command::CheckImage),
-            DeviceState::Verified if managed && reboots(&self.task).is_some() => {
-                Some(Command::Reboot)
+            DeviceState::ReportedReceived | DeviceState::Verified
+                if self.reboot_command(now, device).is_some() =>
+            {
+                self.reboot_command(now, device)
             }
             // Without a reboot request the device does it on its own; its version tells when.
             DeviceState::Verified | DeviceState::Rebooting
@@ -224,7 +225,7 @@ impl Campaign {
             .any(|d| may_look_complete(around, d.dev_eui))
     }
 
-    /// `DevRebootCountdownAns`: seconds until the reboot, 0 for an error.
+    /// `DevRebootCountdownAns` or `DevRebootTimeAns`: seconds until the reboot, 0 for an error.
     pub(super) fn reboot_answered(
         &mut self,
         now: Timestamp,
@@ -326,7 +327,7 @@ impl Campaign {
             return;
         }
         if record.reboots_unanswered > 0 {
-            return self.reboot_again(now, dev_eui, version);
+            return self.reboot_again(now, dev_eui, version, around);
         }
         let evidence =
             format!("reports version {version:#010x} after the reboot, not {target:#010x}");
@@ -339,7 +340,15 @@ impl Campaign {
     }
 
     /// The old version runs and nothing shows that the device rebooted: the request may never have reached it.
-    fn reboot_again(&mut self, now: Timestamp, dev_eui: DevEui, version: u32) {
+    fn reboot_again(
+        &mut self,
+        now: Timestamp,
+        dev_eui: DevEui,
+        version: u32,
+        around: &Surroundings<'_>,
+    ) {
+        let device = around.fleet.get(dev_eui);
+        let most = device.map_or(0, |device| self.most_reboots(device));
         let Some(record) = self.devices.get_mut(&dev_eui) else {
             return;
         };
@@ -347,9 +356,10 @@ impl Campaign {
             "reports version {version:#010x}; reboot requests given up without an answer: {}",
             record.reboots_unanswered
         );
-        if record.reboots_unanswered < MAX_REBOOTS_UNANSWERED {
+        if record.reboots_unanswered < most {
             record.reboot_at = None;
-            self.conclude(now, dev_eui, DeviceState::Verified, None, evidence);
+            let state = before_reboot(record);
+            self.conclude(now, dev_eui, state, None, evidence);
         } else {
             let reason = Some(DeviceReason::NoAnswer);
             self.conclude(now, dev_eui, DeviceState::Failed, reason, evidence);
@@ -451,8 +461,9 @@ impl Campaign {
             }
         }
         record.tries = 0;
-        if !is_uncleaned(record) {
+        if !record.is_uncleaned() {
             self.uncleaned.remove(&dev_eui);
+            self.released.push(dev_eui);
         }
         self.changed.devices.insert(dev_eui);
     }
@@ -483,8 +494,13 @@ impl Campaign {
     fn cleaned(&mut self, now: Timestamp, dev_eui: DevEui) {
         self.answered(now, dev_eui);
         self.changed.devices.insert(dev_eui);
-        if self.devices.get(&dev_eui).is_some_and(|d| !is_uncleaned(d)) {
+        if self
+            .devices
+            .get(&dev_eui)
+            .is_some_and(|d| !d.is_uncleaned())
+        {
             self.uncleaned.remove(&dev_eui);
+            self.released.push(dev_eui);
         }
     }
 }

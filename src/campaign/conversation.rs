@@ -17,6 +17,7 @@ use crate::record::{
 use crate::task::sizing;
 use crate::time::Timestamp;
 
+use super::reboot::APPLICATION_TAKES;
 use super::setup::LATE_LEAD;
 use super::{Campaign, InFlight, Surroundings, Timing};
 
@@ -65,6 +66,10 @@ pub(super) enum Command {
     CheckImage,
     /// `DevRebootCountdownReq`.
     Reboot,
+    /// `DevRebootTimeReq`.
+    RebootAt,
+    /// The downlink by which the application of a device without TS006 is told to reboot.
+    ApplicationReboot,
     /// `DevVersionReq`.
     Version,
     /// `FragSessionDeleteReq`.
@@ -80,6 +85,8 @@ impl Command {
             self,
             Self::CheckImage
                 | Self::Reboot
+                | Self::RebootAt
+                | Self::ApplicationReboot
                 | Self::Version
                 | Self::DeleteFragSession
                 | Self::DeleteGroup
@@ -99,6 +106,8 @@ impl Command {
             Self::Acknowledge => "FragDataBlockReceivedAns",
             Self::CheckImage => "DevUpgradeImageReq",
             Self::Reboot => "DevRebootCountdownReq",
+            Self::RebootAt => "DevRebootTimeReq",
+            Self::ApplicationReboot => "the application's reboot downlink",
             Self::Version => "DevVersionReq",
             Self::DeleteFragSession => "FragSessionDeleteReq",
             Self::DeleteGroup => "McGroupDeleteReq",
@@ -301,6 +310,14 @@ impl Campaign {
             }
             self.changed.devices.insert(dev_eui);
         }
+        if command == Command::ApplicationReboot {
+            // Nothing answers it: the version tells whether it came through.
+            if let Some(record) = self.devices.get_mut(&dev_eui) {
+                record.reboots_unanswered = record.reboots_unanswered.saturating_add(1);
+            }
+            let evidence = format!("{} was sent", command.name());
+            self.rebooting(now, dev_eui, APPLICATION_TAKES, evidence, around);
+        }
     }
 
     /// A command was on air until `air_end`: its answer follows soon, or not.
@@ -471,17 +488,17 @@ impl Campaign {
                     .encode(package.version, &mut out);
                 package
             }
-            Command::CheckImage | Command::Reboot | Command::Version => {
-                use firmware_management::{DevRebootCountdownReq, DownlinkCommand};
+            Command::ApplicationReboot => {
+                let downlink = device.profile.application_reboot.as_ref()?;
+                return Some((downlink.f_port, downlink.payload.clone()));
+            }
+            Command::CheckImage | Command::Reboot | Command::RebootAt | Command::Version => {
+                use firmware_management::DownlinkCommand;
                 let package = packages.firmware_management?;
                 let command = match command {
                     Command::CheckImage => DownlinkCommand::DevUpgradeImageReq,
                     Command::Version => DownlinkCommand::DevVersionReq,
-                    _ => {
-                        let seconds = super::reboots(&self.task)?.as_secs().clamp(1, 16_777_214);
-                        let countdown = u32::try_from(seconds).ok()?;
-                        DownlinkCommand::DevRebootCountdownReq(DevRebootCountdownReq { countdown })
-                    }
+                    _ => self.reboot_words(command)?,
                 };
                 command.encode(PackageVersion::V1, &mut out);
                 package
@@ -511,14 +528,14 @@ impl Campaign {
                     mc_group_id,
                     session_time,
                     periodicity: periodicity.number(),
-                    session_time_out: window.time_out,
+                    session_time_out: window.wire_time_out(),
                     dl_freq_hz,
                     dr,
                 }),
                 None => DownlinkCommand::McClassCSessionReq(McClassCSessionReq {
                     mc_group_id,
                     session_time,
-                    session_time_out: window.time_out,
+                    session_time_out: window.wire_time_out(),
                     dl_freq_hz,
                     dr,
                 }),
@@ -654,11 +671,12 @@ impl Campaign {
                 self.leave(dev_eui, command, around)
             }
             // The device may have rebooted without a word; its version will tell.
-            Command::Reboot => {
+            Command::Reboot | Command::RebootAt => {
+                let after = self.reboots_in(now, command);
                 if let Some(record) = self.devices.get_mut(&dev_eui) {
                     record.reboots_unanswered = record.reboots_unanswered.saturating_add(1);
                 }
-                self.rebooting(now, dev_eui, Duration::ZERO, evidence, around);
+                self.rebooting(now, dev_eui, after, evidence, around);
             }
             Command::Acknowledge => self.answered(now, dev_eui),
             Command::Resync => {

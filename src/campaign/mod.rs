@@ -11,16 +11,21 @@
 //! what the operator does to a running task.
 
 mod answers;
+mod calendar;
 mod coder;
 mod completion;
 mod control;
 mod conversation;
 mod distribution;
 mod keys;
+mod reboot;
+mod retries;
 mod rounds;
 mod setup;
+mod slots;
 mod status;
 mod unicast;
+mod waiting;
 mod waves;
 mod windows;
 
@@ -29,18 +34,21 @@ use std::sync::Arc;
 
 use crate::lorawan::identifiers::{DevEui, GatewayEui};
 use crate::record::{
-    Change, CleanupState, DeviceClass, DeviceReason, DeviceState, DistributionSession, Downlink,
-    DownlinkId, Fleet, Image, MulticastGroupId, NetworkRequest, RebootMode, SessionId,
-    SessionPhase, SuccessCriterion, Target, Task, TaskDevice, TaskReason, TaskSnapshot, TaskState,
-    TxReport, Uplink, UplinkRef, Wave,
+    BlockParameters, Change, DeviceClass, DeviceReason, DeviceState, DistributionSession, Downlink,
+    DownlinkId, Fleet, Image, MulticastGroupId, NetworkRequest, SessionId, SessionPhase,
+    SuccessCriterion, Target, Task, TaskDevice, TaskReason, TaskSnapshot, TaskState, TxReport,
+    Uplink, UplinkRef, Wave,
 };
-use crate::task::{Plan, sizing};
+use crate::task::{Plan, PlannedSession, sizing};
 use crate::time::Timestamp;
 
 use coder::Coder;
 use conversation::Talk;
 use distribution::SessionRun;
+use slots::Slots;
 use waves::Tally;
+
+pub use waiting::WaitingTask;
 
 /// The machine of one task.
 pub struct Campaign {
@@ -59,6 +67,12 @@ pub struct Campaign {
     open: BTreeSet<DevEui>,
     /// Devices with something left to delete.
     uncleaned: BTreeSet<DevEui>,
+    /// Devices that have succeeded since the last step, to be marked.
+    succeeded: Vec<DevEui>,
+    /// Devices that have failed and wait to be tried again.
+    retrying: BTreeSet<DevEui>,
+    /// Devices the task was done with lately.
+    released: Vec<DevEui>,
     /// When to look after a device without having heard it.
     due: BTreeSet<(Timestamp, DevEui)>,
     talks: BTreeMap<DevEui, Talk>,
@@ -148,6 +162,8 @@ pub enum Timer {
     PrepareAfter,
     /// The next wave begins.
     NextWave,
+    /// Failed devices are tried again.
+    Retry,
     /// A distribution window opens.
     WindowOpens,
     /// The next fragment or poll may be handed over.
@@ -255,10 +271,12 @@ impl Campaign {
                 ended_at: None,
             })
             .collect();
+        let slots = |s: &PlannedSession| Slots::choose(&s.devices, fleet);
         let sessions = plan
             .sessions
             .iter()
-            .map(|s| DistributionSession {
+            .map(|s| (s, slots(s)))
+            .map(|(s, slots)| DistributionSession {
                 id: SessionId {
                     task: task.id.clone(),
                     number: s.number,
@@ -274,10 +292,13 @@ impl Campaign {
                 data_rate: s.data_rate,
                 frequency_hz: s.frequency_hz,
                 gateways: s.gateways.clone(),
-                mc_group_id: 0,
+                mc_group_id: slots.mc_group_id,
                 multicast_version: s.multicast_version,
                 frag_port: s.frag_port,
-                block: s.block,
+                block: BlockParameters {
+                    frag_index: slots.frag_index,
+                    ..s.block
+                },
                 window: s.window,
                 uncoded_sent: 0,
                 coded_sent: 0,
@@ -326,14 +347,21 @@ impl Campaign {
             network,
             open: devices
                 .values()
-                .filter(|d| !is_done(task.success, d))
+                .filter(|d| !d.has_verdict(task.success))
                 .map(|d| d.dev_eui)
                 .collect(),
             uncleaned: devices
                 .values()
-                .filter(|d| is_uncleaned(d))
+                .filter(|d| d.is_uncleaned())
                 .map(|d| d.dev_eui)
                 .collect(),
+            succeeded: Vec::new(),
+            retrying: devices
+                .values()
+                .filter(|d| d.retry_at.is_some())
+                .map(|d| d.dev_eui)
+                .collect(),
+            released: Vec::new(),
             due: BTreeSet::new(),
             task,
             image,
@@ -376,6 +404,11 @@ impl Campaign {
     /// All devices of the task, whatever became of them.
     pub fn devices(&self) -> impl Iterator<Item = DevEui> {
         self.devices.keys().copied()
+    }
+
+    /// Devices that the task was done with since the last call: another one may have them.
+    pub fn take_released(&mut self) -> Vec<DevEui> {
+        std::mem::take(&mut self.released)
     }
 
     /// The task has ended and the campaign can be dropped after its last changes are committed.
@@ -422,7 +455,16 @@ impl Campaign {
             self.check_thresholds(now);
         }
         self.advance(now, around);
+        self.mark_succeeded(now, around);
         self.take_step(now)
+    }
+
+    /// Puts the task's tags on devices that have succeeded.
+    fn mark_succeeded(&mut self, now: Timestamp, around: &mut Surroundings<'_>) {
+        for dev_eui in std::mem::take(&mut self.succeeded) {
+            let tags = &self.task.rules.tags_on_success;
+            around.fleet.add_tags(dev_eui, tags, now);
+        }
     }
 
     /// When the campaign wants to be stepped without input, and why.
@@ -444,7 +486,9 @@ impl Campaign {
         } else {
             self.task.deadline.map(|at| (at, Timer::Deadline))
         };
-        sessions.chain(devices).chain(next_wave).chain(end).min()
+        let retry = self.retries_at().map(|at| (at, Timer::Retry));
+        let waits = next_wave.into_iter().chain(retry).chain(end);
+        sessions.chain(devices).chain(waits).min()
     }
 
     /// Everything that happens because time passed or because the last inputs made it possible.
@@ -469,6 +513,7 @@ impl Campaign {
         for number in 0..self.sessions.len() {
             self.advance_session(now, number, around);
         }
+        self.see_to_retries(now, around);
         self.see_to_due(now, around);
         self.settle(now, around);
     }
@@ -551,9 +596,15 @@ impl Campaign {
         if !self.open.contains(&dev_eui) {
             return;
         }
+        if let Some(at) = self.retry_of(now, dev_eui, state, reason) {
+            return self.await_retry(dev_eui, at, reason, &evidence);
+        }
         let Some(device) = self.devices.get_mut(&dev_eui) else {
             return;
         };
+        if device.retry_at.take().is_some() {
+            self.retrying.remove(&dev_eui);
+        }
         device.state = state;
         device.reason = reason;
         device.evidence = evidence;
@@ -562,8 +613,11 @@ impl Campaign {
         self.talks.remove(&dev_eui);
         self.changed.devices.insert(dev_eui);
         self.due.insert((now, dev_eui));
-        if is_done(self.task.success, device) {
+        if device.has_verdict(self.task.success) {
             self.tally.count(device.state);
+            if !device.state.is_failure() {
+                self.succeeded.push(dev_eui);
+            }
             let wave = device
                 .session
                 .and_then(|n| self.sessions.get(usize::from(n)))
@@ -572,8 +626,10 @@ impl Campaign {
                 self.open_in_wave = self.open_in_wave.saturating_sub(1);
             }
             self.open.remove(&dev_eui);
-            if is_uncleaned(device) {
+            if device.is_uncleaned() {
                 self.uncleaned.insert(dev_eui);
+            } else {
+                self.released.push(dev_eui);
             }
         }
     }
@@ -675,31 +731,10 @@ struct Timing {
     more: bool,
 }
 
-/// The device needs nothing more to meet the criterion, or has failed.
-fn is_done(success: SuccessCriterion, device: &TaskDevice) -> bool {
-    let reached = match success {
-        SuccessCriterion::ReportedReceived => DeviceState::ReportedReceived,
-        SuccessCriterion::Verified => DeviceState::Verified,
-        SuccessCriterion::Running => DeviceState::Running,
-    };
-    device.state.is_failure() || device.state >= reached
-}
-
-fn is_uncleaned(device: &TaskDevice) -> bool {
-    device.frag_cleanup == CleanupState::Pending || device.group_cleanup == CleanupState::Pending
-}
-
-fn reboots(task: &Task) -> Option<std::time::Duration> {
-    match (task.success, task.reboot) {
-        (SuccessCriterion::Running, RebootMode::Countdown { after }) => Some(after),
-        _ => None,
-    }
-}
-
 /// The devices that have a verdict, counted.
 fn tally(success: SuccessCriterion, devices: &BTreeMap<DevEui, TaskDevice>) -> Tally {
     let mut tally = Tally::default();
-    let ended = devices.values().filter(|d| is_done(success, d));
+    let ended = devices.values().filter(|d| d.has_verdict(success));
     ended.for_each(|d| tally.count(d.state));
     tally
 }

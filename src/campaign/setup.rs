@@ -46,6 +46,9 @@ impl Campaign {
         device: &FleetDevice,
     ) -> Option<Command> {
         let session = self.session_of(record)?;
+        if record.retry_at.is_some() {
+            return None;
+        }
         if record.setup.settles_at.is_some_and(|at| now < at) {
             return None;
         }
@@ -69,7 +72,10 @@ impl Campaign {
         // TS006 has one version: whoever answers has it.
         let asks_version = packages.firmware_management.is_some()
             && device.profile.version_source == VersionSource::FirmwareManagement;
-        if asks_version && device.status.version(&self.image.component).is_none() {
+        // A device that is tried again may have rebooted since it was heard last.
+        let known = device.status.versions.get(&self.image.component);
+        let known = known.filter(|v| record.retried_at.is_none_or(|at| v.at >= at));
+        if asks_version && known.is_none() {
             return Some(Command::Version);
         }
         if session.record.class == DeviceClass::A {
@@ -278,6 +284,7 @@ impl Campaign {
         };
         let setup = self.devices[&dev_eui].setup;
         if !self.open.contains(&dev_eui)
+            || self.devices[&dev_eui].retry_at.is_some()
             || session.record.phase == SessionPhase::Closed
             || session.record.mc_group_id != answer.mc_group_id
             || setup.settles_at.is_some_and(|at| now < at)
@@ -489,6 +496,7 @@ impl Campaign {
     ) -> bool {
         self.devices.get(&dev_eui).is_some_and(|record| {
             record.state <= DeviceState::Ready
+                && record.retry_at.is_none()
                 && record.setup.settles_at.is_none_or(|at| now >= at)
                 && self.session_of(record).is_some_and(fits)
         })

@@ -3,7 +3,8 @@
 
 use crate::lorawan::identifiers::DevEui;
 use crate::record::{
-    Approval, DeviceState, SessionPhase, TaskReason, TaskState, ThresholdAction, Wave,
+    Approval, DeviceState, SessionPhase, SessionWindow, TaskReason, TaskState, ThresholdAction,
+    Wave,
 };
 use crate::time::Timestamp;
 
@@ -168,9 +169,14 @@ impl Campaign {
             let members: Vec<DevEui> = self.members(session).map(|d| d.dev_eui).collect();
             let class = self.sessions[session].record.class;
             let ready = self.setup_ends(now, &members, class, around);
+            let window = self.sessions[session].record.window;
+            let window = self.allowed_or_asked(SessionWindow {
+                start: window.start.max(ready),
+                ..window
+            });
             let record = &mut self.sessions[session].record;
             record.phase = first_phase(class);
-            record.window.start = record.window.start.max(ready);
+            record.window = window;
             self.changed.sessions.insert(record.id.number);
             self.request_group(session);
             self.due

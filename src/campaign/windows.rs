@@ -17,11 +17,12 @@ use crate::time::Timestamp;
 
 use super::conversation::silence;
 use super::distribution::WINDOW_TAIL;
+use super::slots::Slots;
 use super::{Campaign, Surroundings};
 
 /// Windows and sessions a task may open after the first.
-const MAX_WINDOWS: u8 = 16;
-const MAX_SESSIONS: usize = 32;
+pub(super) const MAX_WINDOWS: u8 = 16;
+pub(super) const MAX_SESSIONS: usize = 32;
 /// Of the fragments a late device can still hear it is expected to lose one in so many.
 const LOST_LATER: u16 = 4;
 /// Before a device that was being set up is set up for another session: answers do not say which one they are about.
@@ -34,14 +35,14 @@ const LATE_TAIL: Duration = Duration::from_secs(15);
 const UNHEARD: u32 = 10;
 
 /// The session that devices are given instead of theirs.
-struct Next {
-    frag_algo: FragAlgo,
+pub(super) struct Next {
+    pub(super) frag_algo: FragAlgo,
     /// When its window opens, if it has to be made.
-    start: Timestamp,
+    pub(super) start: Timestamp,
     /// Words for the devices' records.
-    why: &'static str,
+    pub(super) why: &'static str,
     /// How they end if there is no time for another one.
-    reason: DeviceReason,
+    pub(super) reason: DeviceReason,
 }
 
 impl Campaign {
@@ -361,9 +362,7 @@ impl Campaign {
         next: Next,
         around: &Surroundings<'_>,
     ) {
-        let start = next.start;
-        let beyond = self.task.deadline.is_some_and(|deadline| start >= deadline);
-        if beyond || self.sessions.len() >= MAX_SESSIONS {
+        if self.is_beyond(next.start) || self.sessions.len() >= MAX_SESSIONS {
             for dev_eui in late {
                 let evidence = format!("{}, and no later one fits", next.why);
                 if next.reason == DeviceReason::WindowClosed {
@@ -396,6 +395,7 @@ impl Campaign {
             let first = s.record.phase == SessionPhase::Preparing && s.record.uncoded_sent == 0;
             first
                 && s.record.gateways == session.record.gateways
+                && Slots::of(&s.record) == Slots::of(&session.record)
                 && self::kind(&s.record, s.record.block.frag_algo) == kind
         });
         let next = match prepared {
@@ -415,7 +415,7 @@ impl Campaign {
         }
     }
 
-    fn add_follow_up(&mut self, number: usize, wanted: &Next) -> u16 {
+    pub(super) fn add_follow_up(&mut self, number: usize, wanted: &Next) -> u16 {
         let next = u16::try_from(self.sessions.len()).unwrap_or(u16::MAX);
         let mut record = self.sessions[number].record.clone();
         record.id = SessionId {
@@ -423,11 +423,11 @@ impl Campaign {
             number: next,
         };
         record.phase = first_phase(record.class);
-        record.window = SessionWindow {
+        record.window = self.allowed_or_asked(SessionWindow {
             number: 0,
             start: wanted.start,
             ..record.window
-        };
+        });
         record.block.frag_algo = wanted.frag_algo;
         (record.uncoded_sent, record.coded_sent, record.coded_target) = (0, 0, 0);
         record.resend = None;
@@ -475,20 +475,30 @@ impl Campaign {
             return;
         };
         let start = self.setup_ends(now, &members, class, around);
-        let Some(session) = self.sessions.get_mut(number) else {
+        let (beyond, most) = (self.is_beyond(start), self.most_windows());
+        let Some(session) = self.sessions.get(number) else {
             return;
         };
-        let beyond = self.task.deadline.is_some_and(|deadline| start >= deadline);
-        if beyond || session.record.window.number >= MAX_WINDOWS {
+        let window = SessionWindow {
+            start,
+            ..session.record.window
+        };
+        if beyond || window.number >= most {
             for dev_eui in members {
                 let evidence = "the window closed and no later one fits".to_owned();
                 self.end_without_window(now, dev_eui, evidence, around);
             }
             return self.close_session(number);
         }
+        let window = self.allowed_or_asked(window);
+        let Some(session) = self.sessions.get_mut(number) else {
+            return;
+        };
         session.record.phase = SessionPhase::Preparing;
-        session.record.window.number += 1;
-        session.record.window.start = start;
+        session.record.window = SessionWindow {
+            number: window.number.saturating_add(1),
+            ..window
+        };
         self.changed.sessions.insert(session.record.id.number);
         for dev_eui in members {
             self.due.insert((now, dev_eui));
@@ -545,7 +555,8 @@ impl Campaign {
             .iter()
             .filter_map(|dev_eui| self.devices.get(dev_eui))
             .filter(move |d| d.session.map(usize::from) == Some(number))
-            .filter(|d| d.state < DeviceState::ReportedReceived && d.unicast.is_none())
+            .filter(|d| d.state < DeviceState::ReportedReceived)
+            .filter(|d| d.retry_at.is_none() && d.unicast.is_none())
     }
 
     pub(super) fn nobody_left(&self, number: usize) -> bool {

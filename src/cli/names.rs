@@ -38,7 +38,7 @@ proto_enums! {
     DistributionSessionState FCntReset FragAlgo GatewayState ImageContainer LeftoverKind LorawanVersion
     MemberState MulticastRootKey PlanProblemReason RebootMode Region StatusInterpretation
     SuccessCriterion TaskDeviceState TaskReason TaskState ThresholdAction Verdict VersionEvidence
-    WaveApproval WaveState
+    WaveApproval WaveState Weekday
 }
 
 /// `PREFIX_` of an enum, known from its zero value `PREFIX_UNSPECIFIED`.

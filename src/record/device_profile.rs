@@ -47,6 +47,18 @@ pub struct DeviceProfile {
     /// When the operator last changed it.
     #[serde(default)]
     pub updated_at: Timestamp,
+    /// Makes devices without TS006 reboot into an image they hold.
+    #[serde(default)]
+    pub application_reboot: Option<ApplicationReboot>,
+}
+
+/// A downlink that the application of a device understands as the order to reboot.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ApplicationReboot {
+    /// FPort, 1..=223.
+    pub f_port: u8,
+    /// FRMPayload, 1 to 51 bytes.
+    pub payload: Vec<u8>,
 }
 
 /// LoRaWAN link-layer version of the devices.
@@ -77,6 +89,19 @@ pub struct Packages {
     pub fragmentation: Option<Package>,
     /// TS006, usually port 203; version 1 only.
     pub firmware_management: Option<Package>,
+}
+
+impl Packages {
+    /// The ports they listen on.
+    pub fn ports(&self) -> impl Iterator<Item = u8> {
+        let packages = [
+            self.clock_sync,
+            self.multicast_setup,
+            self.fragmentation,
+            self.firmware_management,
+        ];
+        packages.into_iter().flatten().map(|package| package.f_port)
+    }
 }
 
 /// Version and port of one package.

@@ -7,6 +7,7 @@ use super::{
     Change, Device, DeviceKeys, DeviceProfile, DeviceSettings, DeviceStatus, ProfileId, TenantId,
 };
 use crate::lorawan::identifiers::DevEui;
+use crate::time::Timestamp;
 
 /// One device with all a campaign needs to know of it.
 #[derive(Clone, Debug)]
@@ -27,6 +28,8 @@ pub struct Fleet {
     profiles: BTreeMap<(TenantId, ProfileId), Arc<DeviceProfile>>,
     devices: BTreeMap<DevEui, FleetDevice>,
     changed: BTreeSet<DevEui>,
+    /// Devices whose settings changed since the last commit.
+    settings_changed: BTreeSet<DevEui>,
 }
 
 impl Fleet {
@@ -59,17 +62,35 @@ impl Fleet {
             .filter_map(|dev_eui| self.devices.get(dev_eui))
     }
 
-    /// The status writes since the last call.
+    /// Puts tags on a device on the operator's behalf: settings that change are as good as written by him.
+    pub fn add_tags(&mut self, dev_eui: DevEui, tags: &BTreeMap<String, String>, now: Timestamp) {
+        let Some(device) = self.devices.get_mut(&dev_eui) else {
+            return;
+        };
+        let before = device.settings.tags.clone();
+        device.settings.tags.extend(tags.clone());
+        if device.settings.tags != before {
+            device.settings.updated_at = now;
+            self.settings_changed.insert(dev_eui);
+        }
+    }
+
+    /// The status and settings writes since the last call.
     pub fn take_changes(&mut self) -> Vec<Change> {
-        std::mem::take(&mut self.changed)
+        let settings: Vec<Change> = std::mem::take(&mut self.settings_changed)
+            .into_iter()
+            .filter_map(|dev_eui| self.devices.get(&dev_eui))
+            .map(|device| Change::PutDeviceSettings(device.settings.clone()))
+            .collect();
+        let statuses = std::mem::take(&mut self.changed)
             .into_iter()
             .filter_map(|dev_eui| {
                 Some(Change::PutDeviceStatus(
                     dev_eui,
                     self.devices.get(&dev_eui)?.status.clone(),
                 ))
-            })
-            .collect()
+            });
+        settings.into_iter().chain(statuses).collect()
     }
 
     /// Adds or replaces a profile; devices of that type follow it from now on.
@@ -131,5 +152,6 @@ impl Fleet {
     pub fn remove_device(&mut self, dev_eui: DevEui) {
         self.devices.remove(&dev_eui);
         self.changed.remove(&dev_eui);
+        self.settings_changed.remove(&dev_eui);
     }
 }

@@ -15,6 +15,7 @@ mod gateway;
 mod image;
 mod multicast_group;
 mod radio;
+mod rules;
 mod session;
 mod task;
 mod task_device;
@@ -27,8 +28,8 @@ pub use device::{
     McSlot, MulticastKeys, VersionEvidence,
 };
 pub use device_profile::{
-    AfterReboot, DecoderLimits, DeviceProfile, FCntReset, LorawanVersion, Package, Packages,
-    StatusInterpretation, UplinkField, VersionSource,
+    AfterReboot, ApplicationReboot, DecoderLimits, DeviceProfile, FCntReset, LorawanVersion,
+    Package, Packages, StatusInterpretation, UplinkField, VersionSource,
 };
 pub use fleet::{Fleet, FleetDevice};
 pub use gateway::{AirLedger, Gateway, GatewayCounters, GatewaySettings, GatewayStatus, Position};
@@ -38,13 +39,14 @@ pub use radio::{
     Downlink, DownlinkId, GatewayOutcome, Heard, McGroup, NetworkRequest, Reception, Refusal,
     SessionId, Target, TxOutcome, TxReport, Uplink, UplinkRef,
 };
+pub use rules::{Blackout, Calendar, RetryPolicy, TaskRules, WeeklyWindow};
 pub use session::{
     BlockParameters, DistributionSession, FragAlgo, PollKind, SessionPhase, SessionWindow,
     StatusRound, WindowNumber, fragments_sent,
 };
 pub use task::{
     FailuresAccepted, Held, RebootMode, StateCounts, SuccessCriterion, Task, TaskCounters, TaskId,
-    TaskOptions, TaskReason, TaskState,
+    TaskOptions, TaskReason, TaskState, Waiting,
 };
 pub use task_device::{
     CleanupState, DeviceReason, DeviceState, FragmentReport, SetupStage, TaskDevice,

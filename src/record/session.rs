@@ -180,18 +180,34 @@ pub struct SessionWindow {
     /// Class, which decides the unit of `time_out`.
     #[serde(default)]
     pub class: DeviceClass,
+    /// Nothing is sent from here on, since the calendar of the task forbids it; `None`: it does not.
+    #[serde(default)]
+    pub closes_at: Option<Timestamp>,
 }
 
 impl SessionWindow {
-    /// When devices stop listening (TS005-2.0.0 §3.5, §3.6).
+    /// When devices stop listening, or the calendar closes it.
     pub fn end(&self) -> Timestamp {
-        let length = match self.class {
-            DeviceClass::B => multicast_setup::class_b_session_length_max(self.time_out),
+        let end = self.start + self.lasts(self.time_out);
+        self.closes_at.map_or(end, |closes| closes.min(end))
+    }
+
+    /// `TimeOut` to ask for: devices do not listen much longer than is sent.
+    pub fn wire_time_out(&self) -> u8 {
+        let lasts = self.end().since(self.start);
+        (0..self.time_out)
+            .find(|n| self.lasts(*n) >= lasts)
+            .unwrap_or(self.time_out)
+    }
+
+    /// How long a `TimeOut` is (TS005-2.0.0 §3.5, §3.6).
+    fn lasts(&self, time_out: u8) -> Duration {
+        match self.class {
+            DeviceClass::B => multicast_setup::class_b_session_length_max(time_out),
             DeviceClass::A | DeviceClass::C => {
-                multicast_setup::class_c_session_length_max(self.time_out)
+                multicast_setup::class_c_session_length_max(time_out)
             }
-        };
-        self.start + length
+        }
     }
 }
 

@@ -6,7 +6,10 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{DeviceClass, FragAlgo, MulticastGroupId, Sha256, TenantId, Thresholds, WavePolicy};
+use super::{
+    DeviceClass, FragAlgo, MulticastGroup, MulticastGroupId, Sha256, TaskRules, TenantId,
+    Thresholds, WavePolicy,
+};
 use crate::lorawan::class_b::PingSlotPeriodicity;
 use crate::lorawan::keys::Key128;
 use crate::time::Timestamp;
@@ -94,6 +97,21 @@ pub struct Task {
     /// Secret from which the task's multicast keys and addresses are diversified; made at the start.
     #[serde(with = "crate::lorawan::keys::serde_hex_option")]
     pub seed: Option<Key128>,
+    /// Its place among the tasks that wait for their devices; `None` once a campaign executes it.
+    #[serde(default)]
+    pub waiting: Option<Box<Waiting>>,
+    /// Retries, calendar and tags.
+    #[serde(default)]
+    pub rules: Box<TaskRules>,
+}
+
+/// A task that was started while other tasks held its devices.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Waiting {
+    /// Tasks that want the same devices begin in this order.
+    pub place: u64,
+    /// The groups it names, as they were then: who is in them was fixed with the start.
+    pub groups: Vec<MulticastGroup>,
 }
 
 impl Task {
@@ -108,7 +126,7 @@ impl Task {
 pub enum TaskState {
     /// Being edited.
     Draft,
-    /// Started; waits for `prepare_after`.
+    /// Started; waits for `prepare_after`, or for its devices.
     Scheduled,
     /// Devices are being set up.
     Preparing,
@@ -176,6 +194,8 @@ pub enum TaskReason {
     NoDevices,
     /// The plan cannot be carried out any more.
     PlanImpossible,
+    /// Other tasks hold some of its devices.
+    WaitsForDevices,
 }
 
 /// What a device must show to count as done.
@@ -198,6 +218,11 @@ pub enum RebootMode {
     Countdown {
         /// From the device's answer to its reboot.
         after: Duration,
+    },
+    /// All at one moment: TS006 `DevRebootTimeReq`. Who is ready later reboots at once.
+    AtTime {
+        /// The moment, a whole second of GPS time.
+        at: Timestamp,
     },
 }
 

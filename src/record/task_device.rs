@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{MulticastGroupId, TaskId};
+use super::{MulticastGroupId, SuccessCriterion, TaskId};
 use crate::lorawan::identifiers::DevEui;
 use crate::time::Timestamp;
 
@@ -59,6 +59,15 @@ pub struct TaskDevice {
     /// How far it is with fragments that are sent to it alone; `None` while it hears those of its group.
     #[serde(default)]
     pub unicast: Option<UnicastFragments>,
+    /// Times it was tried again after it had failed.
+    #[serde(default)]
+    pub retries: u8,
+    /// It has failed and is tried again, not before this time; until then it belongs to no session.
+    #[serde(default)]
+    pub retry_at: Option<Timestamp>,
+    /// When it was tried again last.
+    #[serde(default)]
+    pub retried_at: Option<Timestamp>,
 }
 
 impl TaskDevice {
@@ -87,7 +96,30 @@ impl TaskDevice {
             sequence: 0,
             changed_at: now,
             unicast: None,
+            retries: 0,
+            retry_at: None,
+            retried_at: None,
         }
+    }
+
+    /// It needs nothing more to meet the criterion, or ended without meeting it.
+    pub fn has_verdict(&self, success: SuccessCriterion) -> bool {
+        let reached = match success {
+            SuccessCriterion::ReportedReceived => DeviceState::ReportedReceived,
+            SuccessCriterion::Verified => DeviceState::Verified,
+            SuccessCriterion::Running => DeviceState::Running,
+        };
+        self.state.is_failure() || self.state >= reached
+    }
+
+    /// Something of the task is to be deleted from it.
+    pub fn is_uncleaned(&self) -> bool {
+        self.frag_cleanup == CleanupState::Pending || self.group_cleanup == CleanupState::Pending
+    }
+
+    /// The task, while it is active, still has something to do with it: no other task may have it.
+    pub fn is_held(&self, success: SuccessCriterion) -> bool {
+        !self.has_verdict(success) || self.is_uncleaned()
     }
 }
 
@@ -192,6 +224,25 @@ pub enum DeviceReason {
     AlreadyCurrent,
     /// The decoder of the device cannot hold the image.
     DecoderLimit,
+}
+
+impl DeviceReason {
+    /// What is behind it may be otherwise the next time: the air, the time of day, a device that was away.
+    pub fn may_pass(self) -> bool {
+        matches!(
+            self,
+            Self::NoAnswer
+                | Self::SessionLost
+                | Self::BudgetSpent
+                | Self::WindowClosed
+                | Self::ClockNotSynced
+                | Self::MemoryError
+                | Self::MicError
+                | Self::McGroupUndefined
+                | Self::StartMissed
+                | Self::NoGateway
+        )
+    }
 }
 
 /// How far the set-up of a device got.

@@ -40,6 +40,17 @@ pub enum Command {
         /// The groups it names.
         groups: Vec<MulticastGroup>,
     },
+    /// Starts a draft as [`Command::StartTask`] does, or has it wait while other tasks hold some of its devices.
+    QueueTask {
+        /// The draft with its `seed` set.
+        task: Box<Task>,
+        /// Its image.
+        image: (Image, Arc<[u8]>),
+        /// Its devices; members of its groups are added.
+        devices: Vec<DevEui>,
+        /// The groups it names.
+        groups: Vec<MulticastGroup>,
+    },
     /// Changes what an active task is called; nothing of what it does.
     DescribeTask {
         /// Which task.

@@ -7,20 +7,21 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::campaign::{AddressSpace, Campaign, Input, Order, Step, Surroundings};
+use crate::campaign::{AddressSpace, Campaign, Input, Order, Step, Surroundings, WaitingTask};
 use crate::dialogue::Dialogue;
 use crate::lorawan::identifiers::{DevEui, GatewayEui};
 use crate::lorawan::{clock_sync, firmware_management, fragmentation, multicast_setup};
 use crate::network::{DeviceLink, Network, NetworkCommand, NetworkEvent};
 use crate::record::{
     Change, DeviceProfile, FCntReset, Fleet, FleetDevice, GatewaySettings, Heard, Image, Link,
-    MulticastGroup, MulticastGroupId, NetworkRequest, Package, Snapshot, Task, TaskId, TxReport,
-    Uplink,
+    MulticastGroup, MulticastGroupId, NetworkRequest, Package, Snapshot, Task, TaskId, TaskReason,
+    TaskState, TxReport, Uplink, Waiting,
 };
-use crate::task::{PlanRequest, plan};
+use crate::task::{Plan, PlanError, PlanRequest, plan};
 use crate::time::Timestamp;
 
 use super::command::{Command, CommandError, NewDevice, Notice};
+use super::queue::Queue;
 
 /// A gateway not heard for longer is not counted on.
 const GATEWAY_LIVENESS: Duration = Duration::from_secs(60);
@@ -36,6 +37,7 @@ pub struct Engine<N: Network> {
     dialogue: Dialogue,
     campaigns: BTreeMap<u32, Campaign>,
     busy: BTreeMap<DevEui, u32>,
+    queue: Queue,
     next_owner: u32,
     commands_malformed: u64,
 }
@@ -68,6 +70,7 @@ impl<N: Network> Engine<N> {
             dialogue: Dialogue::default(),
             campaigns: BTreeMap::new(),
             busy: BTreeMap::new(),
+            queue: Queue::default(),
             next_owner: Dialogue::OWNER + 1,
             commands_malformed: 0,
         };
@@ -98,6 +101,10 @@ impl<N: Network> Engine<N> {
             );
         }
         for task in snapshot.tasks {
+            if task.task.waiting.is_some() {
+                engine.queue.restore(task);
+                continue;
+            }
             let owner = engine.new_owner();
             let campaign = Campaign::restore(owner, addresses, task);
             engine.add_campaign(owner, campaign);
@@ -145,6 +152,7 @@ impl<N: Network> Engine<N> {
         for owner in due {
             self.step_campaign(now, owner, &[], &mut turn);
         }
+        self.see_to_queue(now, &mut turn);
         self.announce_restarts();
         let sending = self.network.send(now, std::mem::take(&mut turn.requests));
         // What commands create comes before what was heard of it: stores want parents first.
@@ -165,7 +173,8 @@ impl<N: Network> Engine<N> {
             .campaigns
             .values()
             .filter_map(|c| c.wake().map(|(at, _)| at));
-        campaigns.chain(self.network.wake()).min()
+        let others = [self.network.wake(), self.queue.wake()];
+        campaigns.chain(others.into_iter().flatten()).min()
     }
 
     /// The gateways of the network.
@@ -327,13 +336,52 @@ impl<N: Network> Engine<N> {
 
     /// Lets go of devices a campaign is done with, and of the campaign when it is over.
     fn release_devices(&mut self, owner: u32) {
-        let Some(campaign) = self.campaigns.get(&owner) else {
+        let Some(campaign) = self.campaigns.get_mut(&owner) else {
             return;
         };
+        let mut released = campaign.take_released();
         if campaign.is_over() {
+            released.extend(campaign.devices());
             self.campaigns.remove(&owner);
-            self.busy.retain(|_, by| *by != owner);
         }
+        for dev_eui in released {
+            if self.busy.get(&dev_eui) == Some(&owner) {
+                self.busy.remove(&dev_eui);
+                self.queue.stir();
+            }
+        }
+    }
+
+    /// Begins waiting tasks whose devices are free, in the order of the queue; planned anew, each as any other start.
+    fn see_to_queue(&mut self, now: Timestamp, turn: &mut Turn) {
+        while let Some(mut waiting) = {
+            let busy = &self.busy;
+            self.queue.next(now, |d| busy.contains_key(&d))
+        } {
+            if !waiting.is_over() {
+                let (order, devices, groups) = waiting.to_order(now);
+                let Err(error) = self.begin(now, order, &devices, &groups, turn) else {
+                    continue;
+                };
+                match error {
+                    CommandError::Plan(PlanError::NoDevices(skipped)) => {
+                        waiting.leave_out(now, &skipped);
+                    }
+                    error => {
+                        let (state, reason) = (TaskState::Failed, TaskReason::PlanImpossible);
+                        waiting.give_up(now, state, reason, &error.to_string());
+                    }
+                }
+            }
+            self.note_waiting(now, &mut waiting, turn);
+        }
+    }
+
+    /// Writes down a waiting task.
+    fn note_waiting(&self, now: Timestamp, waiting: &mut WaitingTask, turn: &mut Turn) {
+        turn.changes.extend(waiting.take_changes(now));
+        let (task, sequence) = (waiting.task().id.clone(), waiting.task().sequence);
+        turn.notices.push(Notice::Task { task, sequence });
     }
 
     fn new_owner(&mut self) -> u32 {
@@ -414,7 +462,22 @@ impl<N: Network> Engine<N> {
                 image,
                 devices,
                 groups,
-            } => self.start_task(now, *task, image, devices, &groups, turn),
+            } => {
+                let (order, devices) = order(*task, image, devices, &groups);
+                for dev_eui in &devices {
+                    self.refuse_busy(*dev_eui)?;
+                }
+                self.begin(now, order, &devices, &groups, turn)
+            }
+            Command::QueueTask {
+                task,
+                image,
+                devices,
+                groups,
+            } => {
+                let (order, devices) = order(*task, image, devices, &groups);
+                self.begin_or_wait(now, order, &devices, groups, turn)
+            }
             Command::DescribeTask {
                 task,
                 display_name,
@@ -447,6 +510,14 @@ impl<N: Network> Engine<N> {
             .iter()
             .find(|(_, c)| c.task().id == *id)
             .map(|(owner, _)| *owner);
+        if owner.is_none()
+            && let Some(waiting) = self.queue.tell(now, id, input)
+        {
+            turn.changes.extend(waiting.take_changes(now));
+            let (task, sequence) = (waiting.task().id.clone(), waiting.task().sequence);
+            turn.notices.push(Notice::Task { task, sequence });
+            return Ok(());
+        }
         let owner = owner.ok_or_else(|| CommandError::NotFound(format!("active task {id}")))?;
         self.step_campaign(now, owner, std::slice::from_ref(input), turn);
         Ok(())
@@ -523,33 +594,61 @@ impl<N: Network> Engine<N> {
         Ok(())
     }
 
-    fn start_task(
+    /// Begins a task now; its devices are free.
+    fn begin(
         &mut self,
         now: Timestamp,
-        task: Task,
-        image: (Image, Arc<[u8]>),
-        mut devices: Vec<DevEui>,
+        order: Order,
+        devices: &[DevEui],
         groups: &[MulticastGroup],
         turn: &mut Turn,
     ) -> Result<(), CommandError> {
-        let mut brought: BTreeMap<DevEui, MulticastGroupId> = BTreeMap::new();
-        for group in groups {
-            for dev_eui in group.devices.iter().filter(|d| !devices.contains(d)) {
-                brought.entry(*dev_eui).or_insert_with(|| group.id.clone());
-            }
+        let plan = self.plan(now, &order, devices, groups)?;
+        let owner = self.new_owner();
+        let campaign = Campaign::start(now, owner, self.addresses, order, &plan, &self.fleet);
+        self.add_campaign(owner, campaign);
+        self.step_campaign(now, owner, &[], turn);
+        Ok(())
+    }
+
+    /// Begins a task, or has it wait while others hold its devices. One that could never begin is refused at once.
+    fn begin_or_wait(
+        &mut self,
+        now: Timestamp,
+        order: Order,
+        devices: &[DevEui],
+        groups: Vec<MulticastGroup>,
+        turn: &mut Turn,
+    ) -> Result<(), CommandError> {
+        if devices.iter().all(|d| self.refuse_busy(*d).is_ok()) {
+            return self.begin(now, order, devices, &groups, turn);
         }
-        devices.extend(brought.keys());
-        devices.sort_unstable();
-        devices.dedup();
+        match self.plan(now, &order, devices, &groups) {
+            // Once the task before is done there may be something to do.
+            Ok(_) | Err(CommandError::Plan(PlanError::NoDevices(_))) => {}
+            Err(error) => return Err(error),
+        }
+        let place = self.queue.next_place();
+        let waiting = Waiting { place, groups };
+        let mut waiting = WaitingTask::enqueue(now, order, devices, waiting);
+        self.note_waiting(now, &mut waiting, turn);
+        self.queue.add(waiting);
+        Ok(())
+    }
+
+    fn plan(
+        &self,
+        now: Timestamp,
+        order: &Order,
+        devices: &[DevEui],
+        groups: &[MulticastGroup],
+    ) -> Result<Plan, CommandError> {
         let mut members = Vec::new();
         for dev_eui in devices {
-            self.refuse_busy(dev_eui)?;
-            let device = self
-                .fleet
-                .get(dev_eui)
-                .filter(|d| d.settings.tenant == task.tenant);
-            members
-                .push(device.ok_or_else(|| CommandError::NotFound(format!("device {dev_eui}")))?);
+            let device = self.fleet.get(*dev_eui);
+            let device = device.filter(|d| d.settings.tenant == order.task.tenant);
+            let missing = || CommandError::NotFound(format!("device {dev_eui}"));
+            members.push(device.ok_or_else(missing)?);
         }
         let gateways: Vec<GatewaySettings> =
             self.gateways.values().map(|g| g.settings.clone()).collect();
@@ -561,23 +660,13 @@ impl<N: Network> Engine<N> {
             ledgers: &self.network.air_ledgers(),
             heard: &heard,
             now,
-            task: &task,
-            image: &image.0,
+            task: &order.task,
+            image: &order.image.0,
             devices: members,
             groups,
             gateways: &gateways,
         };
-        let plan = plan(&request).map_err(CommandError::Plan)?;
-        let owner = self.new_owner();
-        let order = Order {
-            task,
-            image,
-            groups: brought,
-        };
-        let campaign = Campaign::start(now, owner, self.addresses, order, &plan, &self.fleet);
-        self.add_campaign(owner, campaign);
-        self.step_campaign(now, owner, &[], turn);
-        Ok(())
+        plan(&request).map_err(CommandError::Plan)
     }
 
     fn refuse_busy(&self, dev_eui: DevEui) -> Result<(), CommandError> {
@@ -586,6 +675,7 @@ impl<N: Network> Engine<N> {
             .get(&dev_eui)
             .and_then(|owner| self.campaigns.get(owner))
             .map(|c| &c.task().id);
+        let task = task.or_else(|| self.queue.wants(dev_eui));
         match task {
             Some(task) => Err(CommandError::Conflict(format!(
                 "device {dev_eui} is in the active task {task}"
@@ -624,6 +714,31 @@ impl<N: Network> Engine<N> {
             }
         }
     }
+}
+
+/// What a start asks for, and whom for: the devices it names, and the members of its groups.
+fn order(
+    task: Task,
+    image: (Image, Arc<[u8]>),
+    mut devices: Vec<DevEui>,
+    groups: &[MulticastGroup],
+) -> (Order, Vec<DevEui>) {
+    let named: BTreeSet<DevEui> = devices.iter().copied().collect();
+    let mut brought: BTreeMap<DevEui, MulticastGroupId> = BTreeMap::new();
+    for group in groups {
+        for dev_eui in group.devices.iter().filter(|d| !named.contains(d)) {
+            brought.entry(*dev_eui).or_insert_with(|| group.id.clone());
+        }
+    }
+    devices.extend(brought.keys());
+    devices.sort_unstable();
+    devices.dedup();
+    let order = Order {
+        task,
+        image,
+        groups: brought,
+    };
+    (order, devices)
 }
 
 /// What piles up during a step.

@@ -8,6 +8,7 @@ pub mod command;
 pub mod config;
 pub mod drive;
 pub mod engine;
+mod queue;
 pub mod secrets;
 
 pub use command::{Command, CommandError, Counters, Handle, NewDevice, Notice};

@@ -232,7 +232,8 @@ pub trait Catalog: Store + Send + Sync + 'static {
         id: &TaskId,
         dev_eui: DevEui,
     ) -> impl Future<Output = Result<Option<TaskDevice>>> + Send;
-    /// Active tasks (neither draft nor ended) that hold any of these devices, with the device.
+    /// Active tasks (neither draft nor ended) that hold any of these devices, with the device. A device that has its
+    /// verdict and is cleaned is held no more.
     fn active_tasks_of(
         &self,
         devices: &[DevEui],

@@ -11,6 +11,7 @@ use crate::record::{DeviceClass, FleetDevice, RebootMode, SuccessCriterion};
 use crate::time::Timestamp;
 
 use super::air::{self, GatewayAir, Sender, Sending, Spent};
+use super::calendar;
 use super::link::{self, covering_gateways};
 use super::outlook::{self, Prospect, Span};
 use super::plan::{
@@ -128,6 +129,28 @@ impl<'a> Course<'a> {
         };
         self.begins = self.finish.expected + self.request.task.waves.pause_between;
         Ok(())
+    }
+
+    /// What the calendar of the task keeps closed while a wave is sent comes on top.
+    pub(super) fn keep_to_calendar(&mut self, sessions: &[PlannedSession]) {
+        let calendar = &self.request.task.rules.calendar;
+        let closed = sessions.iter().filter_map(|session| {
+            let free = session.window.start + session.distribution;
+            let sent = calendar::after_open(calendar, session.window.start, session.distribution)?;
+            Some(sent.since(free))
+        });
+        let closed = closed.max().unwrap_or_default();
+        self.finish.expected = self.finish.expected + closed;
+        self.finish.high = self.finish.high + closed;
+        self.finish.low = self.finish.low + closed;
+        self.begins = self.begins + closed;
+    }
+
+    /// All devices reboot at one moment, and tell their version `after` that.
+    pub(super) fn reboots_at(&mut self, at: Timestamp, after: Duration) {
+        self.finish.low = self.finish.low.max(at);
+        self.finish.expected = self.finish.expected.max(at + after);
+        self.finish.high = self.finish.high.max(at + after * 2);
     }
 
     /// A window that opens before any device could be ready is of no use to anybody.

@@ -4,6 +4,7 @@
 //! figures in [`sizing`].
 
 pub mod air;
+pub mod calendar;
 mod checks;
 mod course;
 pub mod link;

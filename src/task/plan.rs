@@ -15,11 +15,13 @@ use crate::lorawan::region::Region;
 use crate::lorawan::{PackageVersion, fragmentation, multicast_setup};
 use crate::record::{
     AirLedger, BlockParameters, DeviceClass, DeviceProfile, DeviceReason, FleetDevice, FragAlgo,
-    GatewaySettings, Image, MulticastGroup, SessionWindow, SuccessCriterion, Task, VersionSource,
+    GatewaySettings, Image, MulticastGroup, RebootMode, SessionWindow, SuccessCriterion, Task,
+    VersionSource,
 };
 use crate::time::Timestamp;
 
 use super::air::{self, GatewayAir};
+use super::calendar;
 use super::course::{Course, with_rates};
 use super::outlook::{self, SessionOutlook, Span};
 use super::unicast::{self, Unicast};
@@ -239,6 +241,7 @@ pub fn plan(request: &PlanRequest<'_>) -> Result<Plan, PlanError> {
             of_wave.extend(made);
         }
         course.run(&mut of_wave, &start)?;
+        course.keep_to_calendar(&of_wave);
         planned.extend(of_wave);
     }
     // Sessions left without devices were dropped: numbers stay dense.
@@ -248,12 +251,22 @@ pub fn plan(request: &PlanRequest<'_>) -> Result<Plan, PlanError> {
     if planned.is_empty() {
         return Err(nothing_left(request, skipped));
     }
+    if let RebootMode::AtTime { at } = request.task.reboot {
+        course.reboots_at(at, completion_time(request));
+    }
     let finish = course.finish;
     let slack = slack(request) * u32::from(next_wave(&planned)) + again(&planned);
+    let slack = slack + retries(request, &planned);
     let deadline = match request.task.deadline {
         Some(deadline) => deadline,
         // Nineteen runs in twenty end before the high end; the slack is for the twentieth and for faults.
-        None => finish.expected.max(finish.high) + slack,
+        None => {
+            let (end, calendar) = (
+                finish.expected.max(finish.high),
+                &request.task.rules.calendar,
+            );
+            calendar::after_open(calendar, end, slack).unwrap_or(end + slack)
+        }
     };
     checks::deadline(&planned, finish, deadline)?;
     let members = planned.iter().flat_map(|s| &s.devices);
@@ -612,6 +625,14 @@ fn session(
         Some(start) => sizing::window_at(key.class, start),
         None => sizing::window_opens(key.class, earliest),
     };
+    let window = SessionWindow {
+        number: 0,
+        start,
+        time_out: sizing::time_out(key.class, window),
+        class: key.class,
+        closes_at: None,
+    };
+    let window = allowed(request, window, begin.window.is_some())?;
     let target = request.image.target_version.to_le_bytes();
     Ok(Some(PlannedSession {
         number: 0,
@@ -635,12 +656,7 @@ fn session(
             descriptor: task.options.descriptor.unwrap_or(target),
             block_ack_delay,
         },
-        window: SessionWindow {
-            number: 0,
-            start,
-            time_out: sizing::time_out(key.class, window),
-            class: key.class,
-        },
+        window,
         frames: Forecast {
             low,
             expected,
@@ -690,6 +706,27 @@ fn usable_gateways(
         });
     }
     Ok(usable)
+}
+
+/// The window as the calendar of the task allows it; one the operator chose is not moved.
+fn allowed(
+    request: &PlanRequest<'_>,
+    window: SessionWindow,
+    chosen: bool,
+) -> Result<SessionWindow, PlanError> {
+    let fitted = calendar::fit(&request.task.rules.calendar, window);
+    let (field, message) = match fitted {
+        Some(fitted) if chosen && fitted.start != window.start => (
+            "window_start",
+            format!("outside the calendar, which opens at {}", fitted.start),
+        ),
+        Some(fitted) => {
+            let start = sizing::window_at(fitted.class, fitted.start);
+            return Ok(SessionWindow { start, ..fitted });
+        }
+        None => ("calendar", "allows no window".to_owned()),
+    };
+    Err(PlanError::Field { field, message })
 }
 
 /// From one frame to the next: its air time and the gateway's gap, or what the duty cycle of the sub-band asks for.
@@ -749,4 +786,27 @@ fn again(sessions: &[PlannedSession]) -> Duration {
         .iter()
         .filter(|s| s.block.frag_algo != FragAlgo::Ts004);
     refusable.map(|s| s.distribution).max().unwrap_or_default()
+}
+
+/// What trying failed devices again takes.
+fn retries(request: &PlanRequest<'_>, sessions: &[PlannedSession]) -> Duration {
+    let policy = &request.task.rules.retry;
+    let once = sessions.iter().map(|s| s.setup + s.distribution).max();
+    let once = once.unwrap_or_default() + completion_time(request) + policy.pause;
+    once * u32::from(policy.max_retries)
+}
+
+/// From the last fragment to the last verdict.
+fn completion_time(request: &PlanRequest<'_>) -> Duration {
+    let interval = request
+        .devices
+        .iter()
+        .map(|d| d.profile.uplink_interval)
+        .max()
+        .unwrap_or_default();
+    match request.task.success {
+        SuccessCriterion::ReportedReceived => interval,
+        SuccessCriterion::Verified => interval * 2,
+        SuccessCriterion::Running => interval * 4 + Duration::from_secs(60),
+    }
 }

@@ -103,6 +103,7 @@ fn device(number: u64, links: &[(u64, f32)]) -> FleetDevice {
         })
     };
     let profile = DeviceProfile {
+        application_reboot: None,
         tenant: TenantId::default(),
         id: "type".to_owned(),
         display_name: String::new(),
@@ -191,6 +192,8 @@ fn image(size_bytes: u32) -> Image {
 
 fn task() -> Task {
     Task {
+        rules: Box::default(),
+        waiting: None,
         tenant: TenantId::default(),
         id: TaskId("task".to_owned()),
         display_name: String::new(),

@@ -265,6 +265,9 @@ async fn changes(
         Command::DeleteGateway(eui) => (vec![Change::DeleteGateway(eui)], None),
         Command::StartTask {
             mut task, devices, ..
+        }
+        | Command::QueueTask {
+            mut task, devices, ..
         } => {
             assert!(task.seed.is_some());
             if devices.is_empty() {

@@ -61,6 +61,7 @@ async fn start(server: &Server, name: &str, etag: &str) -> Result<v1::FuotaTask,
         name: name.to_owned(),
         etag: etag.to_owned(),
         request_id: String::new(),
+        queue: false,
     };
     Ok(server.tasks().start_task(request).await?.into_inner())
 }
@@ -561,6 +562,7 @@ async fn a_start_fixes_devices_and_names_what_stands_in_its_way() {
         name: "tasks/a".to_owned(),
         etag: draft.etag,
         request_id: "s".to_owned(),
+        queue: false,
     };
     let started = server
         .tasks()
@@ -615,6 +617,13 @@ async fn a_start_fixes_devices_and_names_what_stands_in_its_way() {
         reason(Err::<(), _>(status), Code::FailedPrecondition),
         "PLAN_BLOCKED"
     );
+    let request = v1::StartTaskRequest {
+        name: "tasks/b".to_owned(),
+        queue: true,
+        ..Default::default()
+    };
+    let queued = server.tasks().start_task(request).await.unwrap();
+    assert_eq!(queued.into_inner().state(), v1::TaskState::Scheduled);
 
     create(&server, "none", &task, vec![]).await.unwrap();
     let status = start(&server, "tasks/none", "").await.unwrap_err();

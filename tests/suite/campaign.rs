@@ -664,6 +664,8 @@ impl Bench {
             failures_accepted: Default::default(),
             held: None,
             resumed_at: None,
+            waiting: None,
+            rules: Default::default(),
         };
         let mut devices = self.devices_by_themselves.clone();
         if devices.is_empty() {
@@ -773,6 +775,7 @@ fn profile(version: PackageVersion, uplink_interval: Duration) -> DeviceProfile 
         version_source: VersionSource::FirmwareManagement,
         created_at: start(),
         updated_at: start(),
+        application_reboot: None,
     }
 }
 

@@ -245,7 +245,14 @@ async fn create_start_and_watch_in_one_command() {
         "verified",
         "--frag-algo",
         "reed-solomon",
+        "--max-retries",
+        "2",
+        "--weekly-window",
+        "mon-fri 22:00-06:00",
+        "--tag-on-success",
+        "firmware=2",
         "--start",
+        "--queue",
         "--watch",
         "--request-id",
         "r1",
@@ -266,7 +273,12 @@ async fn create_start_and_watch_in_one_command() {
     assert_eq!(task.success_criterion(), v1::SuccessCriterion::Verified);
     assert_eq!(task.frag_algo(), v1::FragAlgo::ReedSolomon);
     assert!(task.deadline.is_some() && task.window_start.is_none());
+    assert_eq!(task.retry.as_ref().unwrap().max_retries, 2);
+    let windows = &task.calendar.as_ref().unwrap().weekly_windows;
+    assert_eq!(windows[0].days, [1, 2, 3, 4, 5]);
+    assert_eq!(task.tags_on_success["firmware"], "2");
     let start = &seen.starts[0];
+    assert!(start.queue);
     assert_eq!(
         (start.etag.as_str(), start.request_id.as_str()),
         ("e1", "r1.start")

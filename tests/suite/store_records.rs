@@ -92,6 +92,10 @@ pub(crate) fn profile(tenant: &TenantId, id: &str) -> DeviceProfile {
         }),
         created_at: at(-4),
         updated_at: at(-3),
+        application_reboot: Some(ApplicationReboot {
+            f_port: 9,
+            payload: vec![1, 2],
+        }),
     }
 }
 
@@ -351,6 +355,30 @@ pub(crate) fn task(tenant: &TenantId, id: &str, state: TaskState) -> Task {
         updated_at: at(6),
         expected_end: Some(at(39)),
         retry_of: Some(TaskId("before".to_owned())),
+        rules: Box::new(TaskRules {
+            retry: RetryPolicy {
+                max_retries: 2,
+                pause: Duration::from_secs(9),
+                reasons: [DeviceReason::MicError].into(),
+            },
+            calendar: Calendar {
+                utc_offset_minutes: -60,
+                weekly: vec![WeeklyWindow {
+                    days: 3,
+                    from_minute: 1,
+                    to_minute: 2,
+                }],
+                blackouts: vec![Blackout {
+                    from: at(1),
+                    to: at(2),
+                }],
+            },
+            tags_on_success: [("a".to_owned(), "b".to_owned())].into(),
+        }),
+        waiting: Some(Box::new(Waiting {
+            place: 3,
+            groups: vec![],
+        })),
         waves: WavePolicy {
             canary: vec![DevEui(3)],
             cumulative_percent: vec![5, 50],
@@ -420,6 +448,9 @@ pub(crate) fn task_device(task: &str, n: u64, state: DeviceState, sequence: u64)
             coded_sent: 3,
             coded_target: 9,
         }),
+        retries: 1,
+        retry_at: Some(at(8)),
+        retried_at: Some(at(7)),
     }
 }
 
@@ -462,6 +493,7 @@ pub(crate) fn distribution(task: &str, number: u16) -> DistributionSession {
         window: SessionWindow {
             number: 2,
             start: at(55),
+            closes_at: Some(at(9)),
             time_out: 12,
             class: DeviceClass::B,
         },

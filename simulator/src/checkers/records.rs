@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use lorawan_fuota::lorawan::identifiers::{DevAddr, DevEui};
 use lorawan_fuota::record::{
-    Change, DeviceState, DeviceStatus, DistributionSession, SessionId, Task, TaskDevice, TaskId,
-    Wave,
+    Change, DeviceSettings, DeviceState, DeviceStatus, DistributionSession, SessionId, Task,
+    TaskDevice, TaskId, Wave,
 };
 
 use crate::lab::Lab;
@@ -27,6 +27,8 @@ pub struct Records {
     pub waves: BTreeMap<(TaskId, u16), Wave>,
     /// What is known of devices outside of tasks.
     pub statuses: BTreeMap<DevEui, DeviceStatus>,
+    /// What is set of devices.
+    pub settings: BTreeMap<DevEui, DeviceSettings>,
     /// Next counter of each multicast address.
     groups: BTreeMap<DevAddr, u32>,
     /// Address and next counter of each device.
@@ -118,6 +120,10 @@ impl Records {
                     let what = format!("join nonce went back: {before} to {next}");
                     (Checker::Counters, Some(*dev_eui), what)
                 })
+            }
+            Change::PutDeviceSettings(settings) => {
+                self.settings.insert(settings.dev_eui, settings.clone());
+                None
             }
             Change::PutDeviceStatus(dev_eui, status) => {
                 let before = self.statuses.insert(*dev_eui, status.clone())?;

@@ -131,6 +131,7 @@ fn cleanup(
         return Vec::new();
     };
     let frag_index = session.map_or(0, |s| s.block.frag_index);
+    let group = usize::from(session.map_or(0, |s| s.mc_group_id));
     let status = records.statuses.get(&device.dev_eui);
     let group_recorded = status.is_some_and(|s| s.mc_slots.iter().flatten().any(|s| s.leftover));
     let frag_recorded = status.is_some_and(|s| s.frag_slots.iter().flatten().any(|s| s.leftover));
@@ -138,7 +139,11 @@ fn cleanup(
         (
             "group",
             device.group_cleanup,
-            real.mc_groups().iter().any(Option::is_some),
+            match device.group_cleanup {
+                // What an earlier task left under another number is not this task's.
+                CleanupState::Confirmed => real.mc_groups().get(group).is_some_and(Option::is_some),
+                _ => real.mc_groups().iter().any(Option::is_some),
+            },
             group_recorded,
         ),
         (

@@ -159,6 +159,8 @@ pub struct FirmwareConfig {
     pub raw_image_version: Option<u32>,
     /// It reboots by itself as soon as it has a good image. For devices without TS006.
     pub installs_by_itself: bool,
+    /// A downlink of its application, port and payload, upon which it reboots. For devices without TS006.
+    pub reboots_on: Option<(u8, Vec<u8>)>,
     /// The new firmware fails its self-test and the old one comes back.
     pub rolls_back: bool,
 }
@@ -314,6 +316,7 @@ impl FirmwareConfig {
             check: ImageCheck::Sha256,
             raw_image_version: None,
             installs_by_itself: false,
+            reboots_on: None,
             rolls_back: false,
         }
     }

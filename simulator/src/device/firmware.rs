@@ -89,6 +89,23 @@ impl FirmwareManagement {
         }
     }
 
+    /// A downlink to the application, which may be the order to reboot.
+    pub(super) fn hear_application(
+        &mut self,
+        f_port: u8,
+        payload: &[u8],
+        environment: &mut Environment<'_>,
+    ) {
+        let order = &environment.config.firmware.reboots_on;
+        if order
+            .as_ref()
+            .is_some_and(|(port, bytes)| (*port, bytes.as_slice()) == (f_port, payload))
+        {
+            environment.note("the application orders a reboot");
+            self.reboot_at = Some(environment.now + Duration::from_secs(1));
+        }
+    }
+
     pub(super) fn handle(&mut self, payload: &[u8], environment: &mut Environment<'_>) {
         let version = PackageVersion::V1;
         let read = read_commands(

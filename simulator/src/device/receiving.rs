@@ -80,7 +80,10 @@ impl EndDevice {
             Some(ts006::DEFAULT_F_PORT) if configured.firmware_management => {
                 packages.firmware.handle(payload, &mut environment);
             }
-            Some(_) | None => {}
+            Some(f_port) => packages
+                .firmware
+                .hear_application(f_port, payload, &mut environment),
+            None => {}
         }
         let wants_uplink = frame.confirmed || frame.f_ctrl.f_pending_or_class_b;
         if wants_uplink || self.mac.has_answers() {

@@ -20,7 +20,7 @@ use lorawan_fuota::campaign::AddressSpace;
 use lorawan_fuota::lorawan::identifiers::DevEui;
 use lorawan_fuota::network::native::{GatewayMessage, Native, NativeConfig};
 use lorawan_fuota::record::{
-    Change, DistributionSession, Snapshot, Task, TaskDevice, TaskId, Wave,
+    Change, DeviceSettings, DistributionSession, Snapshot, Task, TaskDevice, TaskId, Wave,
 };
 use lorawan_fuota::runtime::{Command, CommandError, Engine, Handle, drive};
 use lorawan_fuota::store::{MemoryStore, Store as _, StoreError};
@@ -153,6 +153,11 @@ impl World {
             let sessions = c.records.sessions.values();
             sessions.filter(|s| s.id.task == *id).cloned().collect()
         })
+    }
+
+    /// What is set of a device, as it was committed last.
+    pub fn settings(&self, dev_eui: DevEui) -> Option<DeviceSettings> {
+        self.checkers(|c| c.records.settings.get(&dev_eui).cloned())
     }
 
     /// The waves of a task as they were committed last.

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::cli::moment::{duration_json, duration_text, now, time_json, time_text};
-use crate::cli::names::{word, word_json};
+use crate::cli::names::{hex, word, word_json};
 use crate::cli::output::{fields, nonzero};
 use crate::proto::v1;
 
@@ -97,6 +97,10 @@ pub(super) fn profile_json(profile: &v1::DeviceProfile) -> Value {
             "loses_multicast_groups": reboot.loses_multicast_groups,
         })),
         "version_source": version_source_json(profile),
+        "application_reboot": profile.application_reboot.as_ref().map(|downlink| json!({
+            "f_port": downlink.f_port,
+            "payload_hex": hex(&downlink.payload),
+        })),
         "create_time": time_json(profile.create_time.as_ref()),
         "update_time": time_json(profile.update_time.as_ref()),
     })
@@ -166,6 +170,15 @@ pub(super) fn profile_text(profile: &v1::DeviceProfile) -> String {
         ),
         ("after a reboot", after_reboot.join(", ")),
         ("version read from", version_source_text(profile)),
+        (
+            "application reboot",
+            profile
+                .application_reboot
+                .as_ref()
+                .map_or_else(String::new, |downlink| {
+                    format!("port {}: {}", downlink.f_port, hex(&downlink.payload))
+                }),
+        ),
         ("created", time_text(profile.create_time.as_ref(), &now)),
         ("updated", time_text(profile.update_time.as_ref(), &now)),
     ])

@@ -9,7 +9,7 @@ use serde_json::json;
 use self::document::{classes, lorawan_version, package_text, profile_json, profile_text};
 use super::connection::{ListArgs, pages};
 use super::moment::{distance_text, duration_parser, now};
-use super::names::{enum_parser, id, resource, word};
+use super::names::{enum_parser, id, parse_hex, resource, word};
 use super::output::{Failure, table};
 use super::settings::{ClearArgs, Mask};
 use super::{Context, Outcome};
@@ -145,6 +145,10 @@ pub struct ProfileSettings {
     /// [default: TS006 if the devices have it]
     #[arg(long, value_name = "SOURCE", value_parser = parse_version_source)]
     version_source: Option<v1::VersionSource>,
+
+    /// A downlink upon which devices without TS006 reboot: F_PORT:HEX [default: they do so by themselves]
+    #[arg(long, value_name = "DOWNLINK", value_parser = parse_application_reboot, help_heading = "After a reboot")]
+    application_reboot: Option<v1::ApplicationReboot>,
 }
 
 impl ProfileSettings {
@@ -203,6 +207,12 @@ impl ProfileSettings {
             self.version_source,
         );
 
+        mask.put(
+            "application_reboot",
+            &mut profile.application_reboot,
+            self.application_reboot,
+        );
+
         // Messages are replaced whole, so one limit keeps the others as they are.
         let limits = profile.decoder_limits.get_or_insert_default();
         mask.put("decoder_limits", &mut limits.max_nb_frag, self.max_nb_frag);
@@ -249,6 +259,17 @@ fn parse_package(text: &str) -> Result<v1::Package, String> {
         (Ok(version), Ok(f_port)) => Ok(v1::Package { version, f_port }),
         _ => Err("expected VERSION or VERSION:F_PORT, such as 2 or 1:201".into()),
     }
+}
+
+fn parse_application_reboot(text: &str) -> Result<v1::ApplicationReboot, String> {
+    let read = || {
+        let (f_port, payload) = text.split_once(':')?;
+        Some(v1::ApplicationReboot {
+            f_port: f_port.parse().ok()?,
+            payload: parse_hex(payload).ok()?.into(),
+        })
+    };
+    read().ok_or_else(|| "expected F_PORT:HEX, such as 10:ff01".into())
 }
 
 fn parse_version_source(text: &str) -> Result<v1::VersionSource, String> {

@@ -1,6 +1,7 @@
 //! Tasks, their devices, waves and sessions, as JSON and as tables.
 
 use super::policies::{thresholds_json, waves_json};
+use super::rules::{calendar_json, calendar_text, retry_json, retry_text};
 use serde_json::{Value, json};
 
 use super::airtimes_json;
@@ -109,6 +110,10 @@ pub(super) fn task_json(task: &v1::FuotaTask) -> Value {
         "retry_of": task.retry_of,
         "waves": waves_json(task.waves.as_ref()),
         "thresholds": thresholds_json(task.thresholds.as_ref()),
+        "retry": retry_json(task.retry.as_ref()),
+        "calendar": calendar_json(task.calendar.as_ref()),
+        "tags_on_success": task.tags_on_success,
+        "reboot_time": time_json(task.reboot_time.as_ref()),
     })
 }
 
@@ -151,6 +156,7 @@ pub(super) fn task_text(task: &v1::FuotaTask) -> String {
             word::<v1::SuccessCriterion>(task.success_criterion),
         ),
         ("reboot", word::<v1::RebootMode>(task.reboot_mode)),
+        ("reboot time", time(&task.reboot_time)),
         ("prepare after", time(&task.prepare_after)),
         ("window start", time(&task.window_start)),
         ("deadline", time(&task.deadline)),
@@ -165,6 +171,9 @@ pub(super) fn task_text(task: &v1::FuotaTask) -> String {
         ("fragment size", nonzero(task.frag_size)),
         ("descriptor", hex(&task.frag_descriptor)),
         ("code", word::<v1::FragAlgo>(task.frag_algo)),
+        ("retries", retry_text(task.retry.as_ref())),
+        ("calendar", calendar_text(task.calendar.as_ref())),
+        ("tags on success", pairs_text(&task.tags_on_success)),
         ("tags", pairs_text(&task.tags)),
         ("groups", groups.join(" ")),
         (

@@ -1,10 +1,11 @@
 //! `fuota task`: arguments and calls. How tasks are printed is in `document`, forecasts in `forecast`, following a
-//! task in `watch` and `progress`, its settings in `settings` and `policies`.
+//! task in `watch` and `progress`, its settings in `settings`, `policies` and `rules`.
 
 mod document;
 mod forecast;
 mod policies;
 mod progress;
+mod rules;
 mod settings;
 mod watch;
 
@@ -75,6 +76,9 @@ pub enum TaskCommand {
     Start {
         /// The task
         task: String,
+        /// Have it wait until other tasks let go of its devices, instead of refusing it
+        #[arg(long)]
+        queue: bool,
         /// Follow it to its end; see `fuota task watch`
         #[arg(long)]
         watch: bool,
@@ -158,6 +162,9 @@ pub struct CreateArgs {
     /// Start it at once
     #[arg(long)]
     start: bool,
+    /// Have it wait until other tasks let go of its devices, instead of refusing it
+    #[arg(long, requires = "start")]
+    queue: bool,
     /// Follow it to its end; see `fuota task watch`
     #[arg(long, requires = "start")]
     watch: bool,
@@ -189,11 +196,12 @@ pub(super) async fn run(command: TaskCommand, context: &mut Context) -> Result<O
     let task = match command {
         TaskCommand::Create(args) => return create(*args, context).await,
         TaskCommand::Update(args) => update(*args, context).await?,
-        TaskCommand::Start { task, watch } => {
+        TaskCommand::Start { task, queue, watch } => {
             let request = v1::StartTaskRequest {
                 name: full(&task),
                 etag: String::new(),
                 request_id,
+                queue,
             };
             let task = client.start_task(request).await?.into_inner();
             return show_or_watch(&task, watch, context).await;
@@ -301,6 +309,7 @@ async fn create(args: CreateArgs, context: &mut Context) -> Result<Outcome, Fail
             name: task.name.clone(),
             etag: task.etag.clone(),
             request_id: context.connection.request_id_for("start"),
+            queue: args.queue,
         };
         match client.start_task(request).await {
             Ok(started) => task = started.into_inner(),

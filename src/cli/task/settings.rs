@@ -3,6 +3,7 @@
 use clap::Args;
 
 use super::policies::PolicyArgs;
+use super::rules::RuleArgs;
 use crate::cli::moment::{When, now, when_parser};
 use crate::cli::names::{enum_parser, parse_hex};
 use crate::cli::output::Failure;
@@ -23,6 +24,10 @@ pub(super) struct TaskSettings {
     /// When devices reboot [default: WHEN_READY if the criterion is RUNNING, else NONE]
     #[arg(long, value_parser = enum_parser::<v1::RebootMode>())]
     reboot: Option<v1::RebootMode>,
+
+    /// When all devices reboot, for --reboot AT_TIME
+    #[arg(long, value_name = "TIME", value_parser = when_parser(), help_heading = TIMES)]
+    reboot_time: Option<When>,
 
     /// Set-up may begin [default: with the start]
     #[arg(long, value_name = "TIME", value_parser = when_parser(), help_heading = TIMES)]
@@ -76,6 +81,9 @@ pub(super) struct TaskSettings {
     policies: PolicyArgs,
 
     #[command(flatten)]
+    rules: RuleArgs,
+
+    #[command(flatten)]
     tags: TagArgs,
 }
 
@@ -100,6 +108,7 @@ impl TaskSettings {
             self.criterion,
         );
         mask.put("reboot_mode", &mut task.reboot_mode, self.reboot);
+        mask.put("reboot_time", &mut task.reboot_time, at(self.reboot_time));
         mask.put(
             "prepare_after",
             &mut task.prepare_after,
@@ -132,6 +141,7 @@ impl TaskSettings {
         mask.put("frag_size", &mut task.frag_size, self.frag_size);
         mask.put("frag_descriptor", &mut task.frag_descriptor, descriptor);
         self.policies.apply(task, mask);
+        self.rules.apply(task, mask);
         mask.put("frag_algo", &mut task.frag_algo, self.frag_algo);
         self.tags.apply(mask, &mut task.tags);
         Ok(())

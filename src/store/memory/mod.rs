@@ -232,8 +232,12 @@ impl Catalog for MemoryStore {
         let state = self.state();
         let active = state.tasks.values().filter(|task| task.state.is_active());
         let mut held: Vec<_> = active
-            .flat_map(|task| devices.iter().map(|eui| (*eui, task.id.clone())))
-            .filter(|(eui, task)| state.task_devices.contains(&(task.clone(), *eui)))
+            .flat_map(|task| devices.iter().map(move |eui| (*eui, task)))
+            .filter(|(eui, task)| {
+                let device = state.task_devices.get(&(task.id.clone(), *eui));
+                device.is_some_and(|device| device.is_held(task.success))
+            })
+            .map(|(eui, task)| (eui, task.id.clone()))
             .collect();
         held.sort();
         held.dedup();

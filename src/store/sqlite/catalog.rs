@@ -358,18 +358,23 @@ impl Catalog for SqliteStore {
 
     async fn active_tasks_of(&self, devices: &[DevEui]) -> Result<Vec<(DevEui, TaskId)>> {
         let devices: Vec<String> = devices.iter().map(DevEui::to_string).collect();
-        let rows: Vec<(String, String)> = sqlx::query_as(
-            "SELECT DISTINCT d.dev_eui, d.task FROM json_each(?1) wanted \
-             JOIN task_device d ON d.dev_eui = wanted.value \
+        let rows: Vec<(String, String, String, String)> = sqlx::query_as(
+            "SELECT DISTINCT d.dev_eui, d.task, d.body, json_extract(t.body, '$.success') \
+             FROM json_each(?1) wanted JOIN task_device d ON d.dev_eui = wanted.value \
              JOIN task t ON t.id = d.task AND t.active = 1 ORDER BY d.dev_eui, d.task",
         )
         .bind(super::rows::body(&devices)?)
         .fetch_all(&self.0.readers)
         .await
         .map_err(unavailable)?;
-        rows.into_iter()
-            .map(|(eui, task)| Ok((identifier("task_device", &eui)?, TaskId(task))))
-            .collect()
+        let mut held = Vec::new();
+        for (eui, task, body, success) in rows {
+            let device: TaskDevice = parse("task_device", &eui, &body)?;
+            if device.is_held(variant("task", success)?) {
+                held.push((identifier("task_device", &eui)?, TaskId(task)));
+            }
+        }
+        Ok(held)
     }
 
     async fn waves(&self, id: &TaskId) -> Result<Vec<Wave>> {
