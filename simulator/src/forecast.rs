@@ -82,7 +82,11 @@ impl fmt::Display for Comparison {
             self.frames.1,
             self.frames.0,
             self.frames.2,
-            if self.frames_are_inside() { "" } else { " OUTSIDE" },
+            if self.frames_are_inside() {
+                ""
+            } else {
+                " OUTSIDE"
+            },
             self.devices.1,
             self.devices.0,
             self.details
@@ -134,7 +138,9 @@ pub fn compare(seed: u64) -> Comparison {
     let begun = scene.world.now();
     let image = scene.image().clone();
     let plan = forecast(&scene.world, &draft, &image, begun).expect("a sound world can be planned");
-    scene.start(&draft).expect("what can be planned can be started");
+    scene
+        .start(&draft)
+        .expect("what can be planned can be started");
     let ended = scene.finish(&draft.id);
     let devices = scene.world.task_devices(&draft.id);
     let verdicts = devices.iter().map(|d| d.entered.get(&d.state).copied());
@@ -177,7 +183,11 @@ fn measure(scene: &mut Scene) -> bool {
 fn forecast(world: &World, task: &Task, image: &Image, now: Timestamp) -> Result<Plan, PlanError> {
     let records = world.records();
     let fleet = fleet(&records);
-    let gateways: Vec<_> = records.gateways.iter().map(|g| g.settings.clone()).collect();
+    let gateways: Vec<_> = records
+        .gateways
+        .iter()
+        .map(|g| g.settings.clone())
+        .collect();
     let heard: BTreeMap<GatewayEui, Timestamp> = records
         .gateways
         .iter()
@@ -260,7 +270,9 @@ fn details(
         of(DeviceState::Ready),
         of(DeviceState::ReportedReceived),
         of(DeviceState::Running),
-        ran.iter().map(|s| u32::from(s.window.number) + 1).sum::<u32>(),
+        ran.iter()
+            .map(|s| u32::from(s.window.number) + 1)
+            .sum::<u32>(),
     )
 }
 

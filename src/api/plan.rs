@@ -138,11 +138,7 @@ impl<S: Catalog> Api<S> {
     }
 }
 
-fn show_plan(
-    order: &Order,
-    made: Result<task::Plan, PlanError>,
-    now: Timestamp,
-) -> v1::Plan {
+fn show_plan(order: &Order, made: Result<task::Plan, PlanError>, now: Timestamp) -> v1::Plan {
     let mut shown = v1::Plan {
         task: names::name("tasks", &order.task.id),
         ..v1::Plan::default()

@@ -9,7 +9,9 @@ use std::collections::BTreeSet;
 use std::future::Future;
 
 use crate::lorawan::identifiers::{DevEui, GatewayEui};
-use crate::record::{AirLedger, Change, GatewaySettings, Heard, JoinState, NetworkRequest, Session, TxReport};
+use crate::record::{
+    AirLedger, Change, GatewaySettings, Heard, JoinState, NetworkRequest, Session, TxReport,
+};
 use crate::time::Timestamp;
 
 mod counters;

@@ -163,18 +163,16 @@ pub fn ends(sessions: &[Sending], senders: &mut [Sender]) -> Vec<Option<Timestam
             };
             let on_air = spectrum.entry(session.frequency_hz).or_insert(i64::MIN);
             let start = start.max(*on_air).max(sender.free).max(sender.paced);
-            let Some(end) =
-                sender
-                    .spent
-                    .earliest_end(start + airtime_us, cost, session.permille)
+            let Some(end) = sender
+                .spent
+                .earliest_end(start + airtime_us, cost, session.permille)
             else {
                 end_of_frame = None;
                 break;
             };
             sender.spent.charge(end, cost);
             sender.free = end + gap;
-            sender.paced =
-                end - airtime_us + airtime_us * 1000 / i64::from(sender.share_permille);
+            sender.paced = end - airtime_us + airtime_us * 1000 / i64::from(sender.share_permille);
             *on_air = end + gap;
             end_of_frame = Some(end);
         }
@@ -223,7 +221,12 @@ impl GatewayAir {
 
 /// What a sub-band allows a gateway that had spent `spent`, in a time of this length: each hour its share, the first
 /// hour less what was spent before.
-pub fn allowance(permille: u16, share_permille: u16, spent: Duration, length: Duration) -> Duration {
+pub fn allowance(
+    permille: u16,
+    share_permille: u16,
+    spent: Duration,
+    length: Duration,
+) -> Duration {
     let permille = u32::from(permille.min(share_permille).max(1));
     let hour = Duration::from_micros(HOUR_PERMILLE_US) * permille;
     // The hour's allowance may be spent at once, and comes back evenly.
@@ -336,7 +339,10 @@ mod tests {
         assert_eq!(seconds(two[0]), 208);
         let side_by_side = [sending(100, 1000, vec![0]), sending(100, 1000, vec![1])];
         let both = ends(&side_by_side, &mut idle(2));
-        assert!(seconds(both[0]) >= 207 && seconds(both[1]) >= 207, "{both:?}");
+        assert!(
+            seconds(both[0]) >= 207 && seconds(both[1]) >= 207,
+            "{both:?}"
+        );
     }
 
     #[test]

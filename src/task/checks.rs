@@ -25,8 +25,8 @@ pub(super) fn deadline(
     }
     let late = finish.expected.since(deadline);
     let stretched = sessions.iter().map(|session| {
-        let payload = usize::from(session.block.frag_size)
-            + usize::from(sizing::DATA_FRAGMENT_OVERHEAD);
+        let payload =
+            usize::from(session.block.frag_size) + usize::from(sizing::DATA_FRAGMENT_OVERHEAD);
         let one = sizing::frame_airtime(session.region, session.data_rate, payload);
         let free = Sending {
             start: session.window.start,
@@ -102,7 +102,10 @@ pub(super) fn gateways(
     let heard = devices.iter().filter(|d| !d.status.links.is_empty());
     let (reached, offline): (Vec<&FleetDevice>, Vec<&FleetDevice>) =
         heard.partition(|d| d.status.links.keys().any(|eui| usable.contains(eui)));
-    let waits = request.task.prepare_after.is_some_and(|at| at > request.now);
+    let waits = request
+        .task
+        .prepare_after
+        .is_some_and(|at| at > request.now);
     if offline.is_empty() || !reached.is_empty() || offline.len() < devices.len() || waits {
         return Ok(offline.len());
     }

@@ -13,7 +13,9 @@ use crate::time::Timestamp;
 use super::air::{self, GatewayAir, Sender, Sending, Spent};
 use super::link::{self, covering_gateways};
 use super::outlook::{self, Prospect, Span};
-use super::plan::{Forecast, PlanError, PlanRefusal, PlanRequest, PlannedSession, SessionKey, Start};
+use super::plan::{
+    Forecast, PlanError, PlanRefusal, PlanRequest, PlannedSession, SessionKey, Start,
+};
 use super::rates::{self, RateCost};
 use super::sizing;
 use super::unicast::{self, Unicast};
@@ -152,12 +154,16 @@ impl<'a> Course<'a> {
             .iter()
             .filter_map(|d| self.by_eui.get(d).copied())
             .collect();
-        let payload = session.block.frag_size.saturating_add(sizing::DATA_FRAGMENT_OVERHEAD);
+        let payload = session
+            .block
+            .frag_size
+            .saturating_add(sizing::DATA_FRAGMENT_OVERHEAD);
         let airtime =
             sizing::frame_airtime(session.region, session.data_rate, usize::from(payload));
-        let answer = session.region.data_rate(3, Direction::Uplink).map(|rate| {
-            Duration::from_micros(rate.time_on_air_us(30, Direction::Uplink).into())
-        });
+        let answer = session
+            .region
+            .data_rate(3, Direction::Uplink)
+            .map(|rate| Duration::from_micros(rate.time_on_air_us(30, Direction::Uplink).into()));
         let reboot_after = match (task.success, task.reboot) {
             (SuccessCriterion::Running, RebootMode::Countdown { after }) => after,
             _ => Duration::ZERO,

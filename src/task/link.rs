@@ -193,8 +193,14 @@ mod tests {
 
     #[test]
     fn candidates_are_what_every_device_of_the_region_has() {
-        assert_eq!(candidate_rates(Region::Eu868, 869_525_000, None), [0, 1, 2, 3, 4, 5]);
-        assert_eq!(candidate_rates(Region::Eu868, 869_525_000, Some(100)), [3, 4, 5]);
+        assert_eq!(
+            candidate_rates(Region::Eu868, 869_525_000, None),
+            [0, 1, 2, 3, 4, 5]
+        );
+        assert_eq!(
+            candidate_rates(Region::Eu868, 869_525_000, Some(100)),
+            [3, 4, 5]
+        );
         assert_eq!(
             candidate_rates(Region::Us915, 923_300_000, None),
             [8, 9, 10, 11, 12, 13]

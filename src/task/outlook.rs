@@ -11,8 +11,8 @@ use crate::record::{FleetDevice, FragAlgo, SuccessCriterion};
 use crate::time::Timestamp;
 
 use super::air::{self, Sender, Sending};
-use super::{sizing, unicast};
 use super::waits::{Waits, all_within};
+use super::{sizing, unicast};
 
 /// Lower and upper end of a range, so that one run in twenty lies below it and one above. The lower one is further out
 /// than that: losses are estimated a little too high (`missed`).
@@ -113,15 +113,15 @@ pub(super) fn fragments(
 ) -> (u32, u32, u32) {
     let losses = Losses::of(devices);
     let at = |chance: f64, doubt: f64| {
-        let losses: Vec<f64> = losses.each.iter().map(|p| (p + doubt).clamp(0.0, 0.9)).collect();
+        let losses: Vec<f64> = losses
+            .each
+            .iter()
+            .map(|p| (p + doubt).clamp(0.0, 0.9))
+            .collect();
         sizing::frames_until(frag_algo, nb_frag, &losses, chance)
     };
     let doubt = losses.doubt;
-    (
-        at(LOW, -doubt),
-        at(0.5, 0.0),
-        at(HIGH, doubt),
-    )
+    (at(LOW, -doubt), at(0.5, 0.0), at(HIGH, doubt))
 }
 
 /// Share of the devices that are complete after so many fragments, in the mean.
@@ -302,7 +302,9 @@ impl<'a, 'd> Journey<'a, 'd> {
             .collect();
         let all_in = |sessions: u32| -> f64 {
             let power = i32::try_from(sessions - 1).unwrap_or(i32::MAX);
-            let each = late.iter().map(|(first, later)| 1.0 - first * later.powi(power));
+            let each = late
+                .iter()
+                .map(|(first, later)| 1.0 - first * later.powi(power));
             each.product()
         };
         let enough = (1..MOST_SESSIONS).find(|sessions| all_in(*sessions) >= chance);
@@ -355,7 +357,11 @@ impl<'a, 'd> Journey<'a, 'd> {
             _ if lost < 0.5 => 2,
             _ => 4,
         };
-        let one = if all_answer > 1.0 - chance { quick } else { full };
+        let one = if all_answer > 1.0 - chance {
+            quick
+        } else {
+            full
+        };
         // Who answers none of three roll calls is asked at the next uplink; where that comes sooner, after one.
         let roll_calls = if self.interval < spread { 1 } else { 3 };
         let none_left = (1.0 - (1.0 - answers).powi(roll_calls)).powf(n);
@@ -437,9 +443,7 @@ impl<'a, 'd> Journey<'a, 'd> {
         let took = self.air.expected.since(self.prospect.sending.start);
         let per_frame = took.as_secs_f64() / f64::from(self.frames.1.max(1));
         let polls = self.polls(0.5, took);
-        let time = end
-            .since(self.prospect.sending.start)
-            .saturating_sub(polls);
+        let time = end.since(self.prospect.sending.start).saturating_sub(polls);
         whole(time.as_secs_f64() / per_frame.max(1e-3))
     }
 }

@@ -675,4 +675,3 @@ fn again(sessions: &[PlannedSession]) -> Duration {
         .filter(|s| s.block.frag_algo != FragAlgo::Ts004);
     refusable.map(|s| s.distribution).max().unwrap_or_default()
 }
-

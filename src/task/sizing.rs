@@ -243,7 +243,11 @@ pub fn frames_until(frag_algo: FragAlgo, nb_frag: u16, losses: &[f64], chance: f
 pub fn complete_within(frag_algo: FragAlgo, nb_frag: u16, loss: f64, frames: u32) -> f64 {
     let p = loss.clamp(0.0, 0.95);
     if p <= 0.0 {
-        return if frames >= u32::from(nb_frag) { 1.0 } else { 0.0 };
+        return if frames >= u32::from(nb_frag) {
+            1.0
+        } else {
+            0.0
+        };
     }
     let (blocks, extra) = match frag_algo {
         FragAlgo::Ts004 => (1, MEAN_EXTRA),
@@ -379,7 +383,10 @@ mod tests {
             // Where few are lost, the tail is longer than that of the normal distribution.
             let near = low <= bound && bound <= high + bound / 200;
             assert!(near, "{bound}: {low} {middle} {high}");
-            assert!(middle.abs_diff(bound) <= 4 + bound / 100, "{bound}: {middle}");
+            assert!(
+                middle.abs_diff(bound) <= 4 + bound / 100,
+                "{bound}: {middle}"
+            );
         }
         assert_eq!(range(FragAlgo::Ts004, 500, 0.0, 100), (500, 500, 500));
     }

@@ -238,9 +238,18 @@ fn spent(gateway: u64, sub_band: u8, seconds: u64) -> AirLedger {
 #[test]
 fn the_data_rate_follows_the_links() {
     // SF7 needs -7.5 dB and the margin of 10; SF12 -20.
-    assert_eq!(Network::new(50_000, 1).with(10, &[(1, 4.0)]).rates(), [(5, 10)]);
-    assert_eq!(Network::new(50_000, 1).with(10, &[(1, 2.0)]).rates(), [(4, 10)]);
-    assert_eq!(Network::new(50_000, 1).with(10, &[(1, -9.0)]).rates(), [(0, 10)]);
+    assert_eq!(
+        Network::new(50_000, 1).with(10, &[(1, 4.0)]).rates(),
+        [(5, 10)]
+    );
+    assert_eq!(
+        Network::new(50_000, 1).with(10, &[(1, 2.0)]).rates(),
+        [(4, 10)]
+    );
+    assert_eq!(
+        Network::new(50_000, 1).with(10, &[(1, -9.0)]).rates(),
+        [(0, 10)]
+    );
     // Nobody was heard: the slowest.
     let fresh = Network::new(5_000, 1).with(10, &[]);
     assert_eq!(fresh.rates(), [(0, 10)]);
@@ -256,7 +265,9 @@ fn a_rate_that_was_asked_for_is_kept() {
 
 #[test]
 fn three_bad_devices_get_a_session_of_their_own() {
-    let network = Network::new(50_000, 1).with(1000, &[(1, 9.0)]).with(3, &[(1, -12.0)]);
+    let network = Network::new(50_000, 1)
+        .with(1000, &[(1, 9.0)])
+        .with(3, &[(1, -12.0)]);
     let mut rates = network.rates();
     rates.sort_unstable();
     assert_eq!(rates, [(0, 3), (5, 1000)]);
@@ -265,7 +276,9 @@ fn three_bad_devices_get_a_session_of_their_own() {
 #[test]
 fn a_few_devices_alike_are_not_split() {
     // Five can follow SF7 and five SF8: one pass at SF8 costs less air than two.
-    let network = Network::new(100_000, 1).with(5, &[(1, 4.0)]).with(5, &[(1, 1.0)]);
+    let network = Network::new(100_000, 1)
+        .with(5, &[(1, 4.0)])
+        .with(5, &[(1, 1.0)]);
     assert_eq!(network.rates(), [(4, 10)]);
 }
 
@@ -303,14 +316,18 @@ fn the_best_gateway_serves_who_is_heard_by_none_well() {
 fn gateways_that_are_offline_are_not_used() {
     let mut network = Network::new(5_000, 2).with(3, &[(1, 9.0), (2, 8.0)]);
     network.heard.insert(GatewayEui(1), NOW + Duration::ZERO);
-    network.heard.insert(GatewayEui(2), Timestamp::from_unix_seconds(1_799_990_000));
+    network
+        .heard
+        .insert(GatewayEui(2), Timestamp::from_unix_seconds(1_799_990_000));
     let plan = network.plan().unwrap();
     assert_eq!(plan.sessions[0].gateways, [GatewayEui(1)]);
     assert_eq!(plan.offline, 0);
     network.devices.push(device(50, &[(2, 9.0)]));
     assert_eq!(network.plan().unwrap().offline, 1);
     // Nobody is left to send.
-    network.heard.insert(GatewayEui(1), Timestamp::from_unix_seconds(1_799_990_000));
+    network
+        .heard
+        .insert(GatewayEui(1), Timestamp::from_unix_seconds(1_799_990_000));
     assert_eq!(network.refusal(), (PlanRefusal::GatewaysOffline, ""));
     // Later it may be back.
     network.task.prepare_after = Some(NOW + HOUR);
@@ -319,7 +336,10 @@ fn gateways_that_are_offline_are_not_used() {
 
 #[test]
 fn a_device_that_only_removed_gateways_heard_is_skipped() {
-    let network = Network::new(5_000, 1).with(2, &[(1, 9.0)]).with(1, &[(77, 9.0)]).with(1, &[]);
+    let network = Network::new(5_000, 1)
+        .with(2, &[(1, 9.0)])
+        .with(1, &[(77, 9.0)])
+        .with(1, &[]);
     let plan = network.plan().unwrap();
     let skipped: Vec<_> = plan.skipped.iter().map(|s| (s.dev_eui, s.reason)).collect();
     assert_eq!(skipped, [(DevEui(3), DeviceReason::NoGateway)]);
@@ -338,7 +358,13 @@ fn what_was_spent_puts_the_end_off() {
     let later = after.finish_at.since(before.finish_at);
     assert!(later > HOUR / 4, "{later:?}");
     assert!(after.deadline >= before.deadline + later / 2);
-    let air = |plan: &Plan| plan.air.iter().find(|a| a.sub_band.id == 4).cloned().unwrap();
+    let air = |plan: &Plan| {
+        plan.air
+            .iter()
+            .find(|a| a.sub_band.id == 4)
+            .cloned()
+            .unwrap()
+    };
     assert_eq!(air(&after).spent.as_secs(), 350);
     assert_eq!(air(&before).spent.as_secs(), 0);
     assert!((160..200).contains(&air(&before).multicast.as_secs()));
@@ -385,12 +411,18 @@ fn refused_with_reasons_and_fields() {
     late.task.deadline = Some(NOW + Duration::from_secs(600));
     assert!(matches!(
         late.plan(),
-        Err(PlanError::Field { field: "deadline", .. })
+        Err(PlanError::Field {
+            field: "deadline",
+            ..
+        })
     ));
 
     let mut hurried = Network::new(1_000, 1).with(2, &[(1, 9.0)]);
     hurried.task.window_start = Some(NOW + Duration::from_secs(2));
-    assert_eq!(hurried.refusal(), (PlanRefusal::SetupTooShort, "window_start"));
+    assert_eq!(
+        hurried.refusal(),
+        (PlanRefusal::SetupTooShort, "window_start")
+    );
 
     let mut lossy = Network::new(100_000, 1).with(2, &[(1, 9.0)]);
     for device in &mut lossy.devices {
@@ -404,13 +436,21 @@ fn refused_with_reasons_and_fields() {
     elsewhere.task.options.frequency_hz = Some(868_650_000);
     assert!(matches!(
         elsewhere.plan(),
-        Err(PlanError::Field { field: "frequency_hz", .. }) | Err(PlanError::Field { field: "data_rate", .. })
+        Err(PlanError::Field {
+            field: "frequency_hz",
+            ..
+        }) | Err(PlanError::Field {
+            field: "data_rate",
+            ..
+        })
     ));
 }
 
 #[test]
 fn slow_devices_with_too_many_fragments_do_not_stop_the_others() {
-    let network = Network::new(2_000_000, 1).with(5, &[(1, 9.0)]).with(1, &[(1, -12.0)]);
+    let network = Network::new(2_000_000, 1)
+        .with(5, &[(1, 9.0)])
+        .with(1, &[(1, -12.0)]);
     let plan = network.plan().unwrap();
     assert_eq!(plan.sessions.len(), 1);
     assert_eq!(plan.skipped.len(), 1);
@@ -420,11 +460,17 @@ fn slow_devices_with_too_many_fragments_do_not_stop_the_others() {
 #[test]
 fn energy_is_what_the_published_figures_say() {
     // 100 kB in EU868 at SF7 at the pace of the duty cycle: 27.5 min of listening are 29 J; an idle gateway is faster.
-    let plan = Network::new(100_000, 1).with(5, &[(1, 9.0)]).plan().unwrap();
+    let plan = Network::new(100_000, 1)
+        .with(5, &[(1, 9.0)])
+        .plan()
+        .unwrap();
     let session = &plan.sessions[0];
     let seconds = session.distribution.as_secs_f64();
     let joules = f64::from(session.outlook.energy_mj) / 1000.0;
-    assert!((joules / seconds - 0.0175).abs() < 0.003, "{joules} J in {seconds} s");
+    assert!(
+        (joules / seconds - 0.0175).abs() < 0.003,
+        "{joules} J in {seconds} s"
+    );
     assert!(session.outlook.worst_energy_mj > session.outlook.energy_mj);
 }
 
@@ -453,7 +499,10 @@ fn ranges_are_in_order_and_hold_the_middle() {
         }
         let plan = network.plan().unwrap();
         let (end, session) = (plan.finish, &plan.sessions[0]);
-        assert!(end.low <= end.expected && end.expected <= end.high, "{end:?}");
+        assert!(
+            end.low <= end.expected && end.expected <= end.high,
+            "{end:?}"
+        );
         assert_eq!(plan.finish_at, end.expected);
         let frames = session.frames;
         assert!(frames.low <= frames.expected && frames.expected <= frames.high);

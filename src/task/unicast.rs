@@ -8,10 +8,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::lorawan::airtime::MAC_OVERHEAD;
+use crate::lorawan::fragmentation;
 use crate::lorawan::frame::Direction;
 use crate::lorawan::identifiers::GatewayEui;
 use crate::lorawan::region::{Region, SubBand};
-use crate::lorawan::fragmentation;
 use crate::record::{AirLedger, FleetDevice, SuccessCriterion, VersionSource};
 use crate::time::Timestamp;
 

@@ -18,6 +18,7 @@ mod api_tls;
 mod campaign;
 mod cli;
 mod control;
+mod forecast;
 mod foreign_codec_lrwn;
 mod foreign_device;
 mod frames_foreign;

@@ -193,7 +193,10 @@ fn success_text(plan: &v1::Plan) -> String {
     if plan.sessions.is_empty() {
         return String::new();
     }
-    format!("{:.1} % of the devices by the deadline", plan.success_percent)
+    format!(
+        "{:.1} % of the devices by the deadline",
+        plan.success_percent
+    )
 }
 
 /// What depends on luck, session by session, in the order of the table of sessions.

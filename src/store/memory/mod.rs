@@ -13,10 +13,10 @@ use super::{
     Catalog, DeviceFilter, Page, Result, Store, TaskDeviceFilter, TaskFilter, after_sequence,
 };
 use crate::lorawan::identifiers::{DevEui, GatewayEui};
-use crate::record::{AirLedger, 
-    Activation, Change, Device, DeviceKeys, DeviceProfile, DeviceSettings, DistributionSession,
-    Gateway, Image, MulticastGroup, RequestRecord, SessionId, Sha256, Snapshot, StateCounts, Task,
-    TaskDevice, TaskId, TaskSnapshot, TenantId, Wave,
+use crate::record::{
+    Activation, AirLedger, Change, Device, DeviceKeys, DeviceProfile, DeviceSettings,
+    DistributionSession, Gateway, Image, MulticastGroup, RequestRecord, SessionId, Sha256,
+    Snapshot, StateCounts, Task, TaskDevice, TaskId, TaskSnapshot, TenantId, Wave,
 };
 
 /// A store in memory.

@@ -11,8 +11,8 @@ use sqlx::{Acquire, QueryBuilder};
 use super::rows::{identifier, name, parse, unavailable, unsealed, variant};
 use super::{SqliteStore, restore};
 use crate::lorawan::identifiers::{DevEui, GatewayEui};
-use crate::record::{AirLedger, 
-    Activation, Device, DeviceKeys, DeviceProfile, DistributionSession, Gateway, Image,
+use crate::record::{
+    Activation, AirLedger, Device, DeviceKeys, DeviceProfile, DistributionSession, Gateway, Image,
     MulticastGroup, RequestRecord, SessionId, Sha256, StateCounts, Task, TaskDevice, TaskId,
     TaskSnapshot, TenantId, Wave,
 };
