@@ -105,7 +105,7 @@ pub(super) struct Prospect<'a> {
 }
 
 /// Fragments until all devices of a session are complete: low, expected, high. Each device needs a random number, taken
-/// as normal; all have to be through. Devices whose measured losses differ by no more than chance are taken to be alike.
+/// as normal; all have to be through. Devices whose losses differ by no more than chance are taken to be alike.
 pub(super) fn fragments(
     devices: &[&FleetDevice],
     frag_algo: FragAlgo,

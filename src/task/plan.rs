@@ -244,6 +244,7 @@ pub fn plan(request: &PlanRequest<'_>) -> Result<Plan, PlanError> {
     }
     let finish = course.finish;
     let slack = slack(request) * u32::from(next_wave(&planned)) + again(&planned);
+    let slack = slack + checks::longest_paced(&planned);
     let deadline = match request.task.deadline {
         Some(deadline) => deadline,
         // Nineteen runs in twenty end before the high end; the slack is for the twentieth and for faults.

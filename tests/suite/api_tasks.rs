@@ -607,7 +607,8 @@ async fn a_plan_that_cannot_work_is_refused_with_reason_and_field() {
     on_air(&server, 2, 359).await;
     let slow = v1::FuotaTask {
         data_rate: Some(0),
-        deadline: moment(3 * 3600),
+        // The last hour's air is spent: it takes an hour more than half of one.
+        deadline: moment(1800),
         ..task.clone()
     };
     let hurried = v1::FuotaTask {
