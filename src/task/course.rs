@@ -10,7 +10,7 @@ use crate::lorawan::identifiers::{DevEui, GatewayEui};
 use crate::record::{FleetDevice, RebootMode, SuccessCriterion};
 use crate::time::Timestamp;
 
-use super::air::{self, GatewayAir, Sender, Sending, Spent};
+use super::air::{self, GatewayAir, Sender, Sending};
 use super::link::{self, covering_gateways};
 use super::outlook::{self, Prospect, Span};
 use super::plan::{
@@ -222,7 +222,7 @@ impl<'a> Course<'a> {
                 let share = gateway.map_or(1000, |g| air::share_of(self.request.gateways, g));
                 self.keys.push(key);
                 self.senders
-                    .push(Sender::new(spent.unwrap_or_else(Spent::default), share));
+                    .push(Sender::new(spent.unwrap_or_default(), share));
                 self.senders.len() - 1
             }));
         }

@@ -184,7 +184,7 @@ impl Losses {
 pub(super) fn of_wave(
     prospects: &[Prospect<'_>],
     frames: &[(u32, u32, u32)],
-    senders: &mut Vec<Sender>,
+    senders: &mut [Sender],
     deadline: Option<Timestamp>,
 ) -> Option<(Vec<SessionOutlook>, Span)> {
     let ends_at = |which: fn(&(u32, u32, u32)) -> u32, senders: &mut [Sender]| {
@@ -199,8 +199,8 @@ pub(super) fn of_wave(
         let ends = air::ends(&sendings, senders);
         ends.into_iter().collect::<Option<Vec<Timestamp>>>()
     };
-    let low = ends_at(|f| f.0, &mut senders.clone())?;
-    let high = ends_at(|f| f.2, &mut senders.clone())?;
+    let low = ends_at(|f| f.0, &mut senders.to_vec())?;
+    let high = ends_at(|f| f.2, &mut senders.to_vec())?;
     let expected = ends_at(|f| f.1, senders)?;
     let mut outlooks = Vec::new();
     let mut verdicts: Option<Span> = None;
