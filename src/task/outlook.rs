@@ -418,7 +418,9 @@ impl<'a, 'd> Journey<'a, 'd> {
             None => 1.0,
         });
         let by_deadline = mean(met(most).zip(waits).map(|(a, b)| a * b));
-        let listens = last_fragment.expected.since(prospect.window_start);
+        // Who needs another session listens to that one instead.
+        let sent = self.air.expected.since(prospect.sending.start);
+        let listens = self.air.expected.since(prospect.window_start) + self.polls(0.5, sent);
         let longest = prospect.window_end.since(prospect.window_start);
         let commands: u32 = prospect.commands.iter().copied().max().unwrap_or(2);
         let sends = prospect.answer * (commands + 5);
@@ -433,7 +435,7 @@ impl<'a, 'd> Journey<'a, 'd> {
             ready_permille: permille(ready),
             in_window_permille: permille(in_window),
             by_deadline_permille: permille(by_deadline),
-            energy_mj: energy(listens.min(longest.max(listens))),
+            energy_mj: energy(listens),
             worst_energy_mj: energy(longest.max(listens)),
         }
     }

@@ -277,7 +277,10 @@ fn nothing_left(request: &PlanRequest<'_>, skipped: Vec<SkippedDevice>) -> PlanE
     }
     PlanError::Refused {
         refusal: PlanRefusal::ImageTooLarge,
-        field: "images",
+        field: match request.task.options.frag_size {
+            Some(_) => "frag_size",
+            None => "images",
+        },
         message: format!(
             "{} bytes are more than {} fragments{UNNUMBERED}",
             request.image.size_bytes,
