@@ -1,5 +1,5 @@
-//! The parts of a forecast that depend on luck and on air: ranges, chances, what is taken of the gateways' air, and what
-//! should be known of them without keeping a task from starting.
+//! The parts of a forecast that depend on luck and on air: ranges, chances, what is taken of the gateways' air, and
+//! what should be known of them without keeping a task from starting.
 
 use crate::proto::v1;
 use crate::task::{self, Span};

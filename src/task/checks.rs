@@ -1,6 +1,7 @@
 //! Why a plan that is well-formed cannot work: the deadline, the duty cycle, the redundancy allowed, gateways.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use crate::lorawan::identifiers::GatewayEui;
 use crate::record::{DeviceClass, FleetDevice, FragAlgo};
@@ -63,6 +64,17 @@ pub(super) fn deadline(
             message: format!("expected finish {expected} is later"),
         }),
     }
+}
+
+/// What the longest session takes at the pace of the duty cycle, with nothing saved up: so much more a device may need
+/// that missed its session while the hour is spent.
+pub(super) fn longest_paced(sessions: &[PlannedSession]) -> Duration {
+    let paced = sessions.iter().map(|session| {
+        let band = air::band_of(session.region, session.frequency_hz, session.data_rate);
+        let permille = band.map_or(1000, |band| u32::from(band.duty_cycle_permille.max(1)));
+        session.airtime * 1000 / permille
+    });
+    paced.max().unwrap_or_default()
 }
 
 fn senders(session: &PlannedSession) -> u32 {

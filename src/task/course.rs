@@ -10,7 +10,7 @@ use crate::lorawan::identifiers::{DevEui, GatewayEui};
 use crate::record::{DeviceClass, FleetDevice, RebootMode, SuccessCriterion};
 use crate::time::Timestamp;
 
-use super::air::{self, GatewayAir, Sender, Sending, Spent};
+use super::air::{self, GatewayAir, Sender, Sending};
 use super::calendar;
 use super::link::{self, covering_gateways};
 use super::outlook::{self, Prospect, Span};
@@ -257,7 +257,7 @@ impl<'a> Course<'a> {
                 let share = gateway.map_or(1000, |g| air::share_of(self.request.gateways, g));
                 self.keys.push(key);
                 self.senders
-                    .push(Sender::new(spent.unwrap_or_else(Spent::default), share));
+                    .push(Sender::new(spent.unwrap_or_default(), share));
                 self.senders.len() - 1
             }));
         }
@@ -318,8 +318,17 @@ pub(super) fn with_rates<'a>(
         let asked_size = request.task.options.frag_size;
         let rates = link::candidate_rates(key.region, key.frequency_hz, asked_size);
         if key.rate_asked || rates.is_empty() {
+            let key = settled(key);
             sessions.entry(key).or_default().extend(devices);
             continue;
+        }
+        // Devices nobody has heard may not be there at all: they slow nobody down.
+        let (devices, unheard): (Vec<&FleetDevice>, Vec<&FleetDevice>) = devices
+            .into_iter()
+            .partition(|d| !d.status.links.is_empty());
+        if let Some(slowest) = rates.first().filter(|_| !unheard.is_empty()) {
+            let key = at_rate(key, *slowest, request);
+            sessions.entry(key).or_default().extend(unheard);
         }
         let keys: Vec<SessionKey> = rates.iter().map(|dr| at_rate(key, *dr, request)).collect();
         let costs: Vec<RateCost> = keys
@@ -351,9 +360,18 @@ fn at_rate(key: SessionKey, data_rate: u8, request: &PlanRequest<'_>) -> Session
         Some(_) => key.frag_size,
         None => largest.min(key.max_frag_size),
     };
-    SessionKey {
+    settled(SessionKey {
         data_rate,
         frag_size,
+        ..key
+    })
+}
+
+/// The key without what the choice of a rate needs: devices that differ in nothing else share frames.
+fn settled(key: SessionKey) -> SessionKey {
+    SessionKey {
+        rate_asked: true,
+        max_frag_size: key.frag_size,
         ..key
     }
 }

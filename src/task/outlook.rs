@@ -105,7 +105,7 @@ pub(super) struct Prospect<'a> {
 }
 
 /// Fragments until all devices of a session are complete: low, expected, high. Each device needs a random number, taken
-/// as normal; all have to be through. Devices whose measured losses differ by no more than chance are taken to be alike.
+/// as normal; all have to be through. Devices whose losses differ by no more than chance are taken to be alike.
 pub(super) fn fragments(
     devices: &[&FleetDevice],
     frag_algo: FragAlgo,
@@ -184,7 +184,7 @@ impl Losses {
 pub(super) fn of_wave(
     prospects: &[Prospect<'_>],
     frames: &[(u32, u32, u32)],
-    senders: &mut Vec<Sender>,
+    senders: &mut [Sender],
     deadline: Option<Timestamp>,
 ) -> Option<(Vec<SessionOutlook>, Span)> {
     let ends_at = |which: fn(&(u32, u32, u32)) -> u32, senders: &mut [Sender]| {
@@ -199,8 +199,8 @@ pub(super) fn of_wave(
         let ends = air::ends(&sendings, senders);
         ends.into_iter().collect::<Option<Vec<Timestamp>>>()
     };
-    let low = ends_at(|f| f.0, &mut senders.clone())?;
-    let high = ends_at(|f| f.2, &mut senders.clone())?;
+    let low = ends_at(|f| f.0, &mut senders.to_vec())?;
+    let high = ends_at(|f| f.2, &mut senders.to_vec())?;
     let expected = ends_at(|f| f.1, senders)?;
     let mut outlooks = Vec::new();
     let mut verdicts: Option<Span> = None;
@@ -418,7 +418,9 @@ impl<'a, 'd> Journey<'a, 'd> {
             None => 1.0,
         });
         let by_deadline = mean(met(most).zip(waits).map(|(a, b)| a * b));
-        let listens = last_fragment.expected.since(prospect.window_start);
+        // Who needs another session listens to that one instead.
+        let sent = self.air.expected.since(prospect.sending.start);
+        let listens = self.air.expected.since(prospect.window_start) + self.polls(0.5, sent);
         let longest = prospect.window_end.since(prospect.window_start);
         let commands: u32 = prospect.commands.iter().copied().max().unwrap_or(2);
         let sends = prospect.answer * (commands + 5);
@@ -433,7 +435,7 @@ impl<'a, 'd> Journey<'a, 'd> {
             ready_permille: permille(ready),
             in_window_permille: permille(in_window),
             by_deadline_permille: permille(by_deadline),
-            energy_mj: energy(listens.min(longest.max(listens))),
+            energy_mj: energy(listens),
             worst_energy_mj: energy(longest.max(listens)),
         }
     }

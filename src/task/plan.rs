@@ -256,7 +256,7 @@ pub fn plan(request: &PlanRequest<'_>) -> Result<Plan, PlanError> {
     }
     let finish = course.finish;
     let slack = slack(request) * u32::from(next_wave(&planned)) + again(&planned);
-    let slack = slack + retries(request, &planned);
+    let slack = slack + checks::longest_paced(&planned) + retries(request, &planned);
     let deadline = match request.task.deadline {
         Some(deadline) => deadline,
         // Nineteen runs in twenty end before the high end; the slack is for the twentieth and for faults.
@@ -295,7 +295,10 @@ fn nothing_left(request: &PlanRequest<'_>, skipped: Vec<SkippedDevice>) -> PlanE
     }
     PlanError::Refused {
         refusal: PlanRefusal::ImageTooLarge,
-        field: "images",
+        field: match request.task.options.frag_size {
+            Some(_) => "frag_size",
+            None => "images",
+        },
         message: format!(
             "{} bytes are more than {} fragments{UNNUMBERED}",
             request.image.size_bytes,
@@ -467,12 +470,14 @@ fn place(
         .frequency_hz
         .or_else(|| group.and_then(|g| g.frequency_hz))
         .unwrap_or_else(|| profile.region.default_multicast_hz());
-    let rates = link::candidate_rates(profile.region, frequency_hz, None);
-    // Left to the planner, it is chosen once all devices are known; any rate shows that there is one.
-    let choices = link::candidate_rates(profile.region, frequency_hz, task.options.frag_size);
-    let fallback = choices.first().or(rates.last()).copied();
+    // Left to the planner, it is chosen once all devices are known; here any rate shows that there is one.
+    let some_rate = || {
+        let rates = |size| link::candidate_rates(profile.region, frequency_hz, size);
+        let carry = rates(task.options.frag_size).first().copied();
+        carry.or_else(|| rates(None).last().copied())
+    };
     let data_rate = asked_rate
-        .or(fallback)
+        .or_else(some_rate)
         .unwrap_or_else(|| profile.region.rx2().1);
     let Some(largest) = sizing::largest_fragment(profile.region, data_rate) else {
         let message = format!("{data_rate} carries no fragment in {}", profile.region);

@@ -257,6 +257,13 @@ fn the_data_rate_follows_the_links() {
     let fresh = Network::new(5_000, 1).with(10, &[]);
     assert_eq!(fresh.rates(), [(0, 10)]);
     assert_eq!(fresh.plan().unwrap().unheard, 10);
+    // They slow nobody down.
+    let mut mixed = Network::new(1_000, 1)
+        .with(2, &[(1, 9.0)])
+        .with(1, &[])
+        .rates();
+    mixed.sort_unstable();
+    assert_eq!(mixed, [(0, 1), (5, 2)]);
 }
 
 #[test]
@@ -283,6 +290,19 @@ fn a_few_devices_alike_are_not_split() {
         .with(5, &[(1, 4.0)])
         .with(5, &[(1, 1.0)]);
     assert_eq!(network.rates(), [(4, 10)]);
+}
+
+#[test]
+fn decoders_that_differ_in_what_is_not_used_share_a_session() {
+    let mut network = Network::new(50_000, 1).with(10, &[(1, 4.0)]);
+    let mut profile = (*network.devices[0].profile).clone();
+    profile.limits.max_frag_size = 242;
+    for device in network.devices.iter_mut().take(3) {
+        device.profile = Arc::new(profile.clone());
+    }
+    assert_eq!(network.rates(), [(5, 10)]);
+    network.task.options.data_rate = Some(2);
+    assert_eq!(network.rates(), [(2, 10)]);
 }
 
 #[test]

@@ -1,9 +1,12 @@
 //! Tasks over gRPC: drafts, plans, starts, cancels, watches.
 
+use lorawan_fuota::lorawan::identifiers::{DevEui, GatewayEui};
 use lorawan_fuota::proto::v1;
 use lorawan_fuota::proto::v1::watch_task_response::Record;
-use lorawan_fuota::record::{DeviceReason, DeviceState, TaskState};
-use lorawan_fuota::store::Catalog;
+use lorawan_fuota::record::{
+    AirLedger, Change, DeviceReason, DeviceState, DeviceStatus, GatewayStatus, Link, TaskState,
+};
+use lorawan_fuota::store::{Catalog, Store};
 use lorawan_fuota::time::Timestamp;
 use tokio_stream::StreamExt;
 use tonic::{Code, Status, Streaming};
@@ -510,6 +513,184 @@ async fn a_plan_says_what_a_task_will_cost_or_why_it_cannot_work() {
         held.problems[0].reason(),
         v1::PlanProblemReason::DevicesInUse
     );
+}
+
+/// A gateway heard just now that hears devices 1 and up, so many, and spent some air.
+async fn on_air(server: &Server, devices: u64, spent_seconds: u64) {
+    let eui = GatewayEui(1);
+    let at = Timestamp::from_unix_seconds(NOW);
+    let seen = |last_seen| {
+        Change::PutGatewayStatus(
+            eui,
+            GatewayStatus {
+                last_seen: Some(last_seen),
+                ..GatewayStatus::default()
+            },
+        )
+    };
+    let link = Link {
+        rssi_dbm: -100,
+        snr_db: 8.0,
+        at,
+    };
+    let heard = DeviceStatus {
+        last_seen: Some(at),
+        links: [(eui, link)].into(),
+        ..DeviceStatus::default()
+    };
+    let mut changes = vec![
+        seen(at),
+        Change::PutAirLedger(AirLedger {
+            gateway: eui,
+            sub_band: 4,
+            minutes: [(NOW / 60 - 1, spent_seconds * 1_000_000)].into(),
+        }),
+    ];
+    changes.extend((1..=devices).map(|n| Change::PutDeviceStatus(DevEui(n), heard.clone())));
+    server.store.commit(&changes).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_plan_shows_ranges_air_energy_and_chances() {
+    let (server, task) = server(3).await;
+    create(&server, "a", &task, names(1..=3)).await.unwrap();
+    let plan = || async {
+        let request = v1::PlanTaskRequest {
+            name: "tasks/a".to_owned(),
+        };
+        let answer = server.tasks().plan_task(request).await;
+        answer.unwrap().into_inner()
+    };
+    on_air(&server, 2, 60).await;
+    let shown = plan().await;
+    assert!(shown.startable, "{:?}", shown.problems);
+    let reasons: Vec<_> = shown.problems.iter().map(|p| p.reason()).collect();
+    assert!(reasons.contains(&v1::PlanProblemReason::DevicesUnheard));
+    // Two devices go at the fastest rate they can follow, the one nobody heard at the slowest.
+    let mut sessions: Vec<_> = shown
+        .sessions
+        .iter()
+        .map(|s| (s.data_rate, s.device_count))
+        .collect();
+    sessions.sort_unstable();
+    assert_eq!(sessions, [(0, 1), (5, 2)]);
+    let at = |time: Option<prost_types::Timestamp>| time.unwrap().seconds;
+    let end = shown.end.unwrap();
+    assert!(at(end.low) <= at(end.expected) && at(end.expected) <= at(end.high));
+    assert_eq!(end.expected, shown.expected_end_time);
+    assert!(at(shown.deadline) > at(end.high));
+    assert!(shown.success_percent > 90.0);
+    let fast = shown.sessions.iter().find(|s| s.data_rate == 5).unwrap();
+    let last = fast.last_fragment.unwrap();
+    assert!(at(fast.window_start) < at(last.low) && at(last.high) <= at(fast.window_end));
+    assert!(fast.device_energy_joules > 0.0);
+    assert!(fast.worst_device_energy_joules >= fast.device_energy_joules);
+    assert!(fast.ready_percent > 50.0 && fast.in_window_percent > 90.0);
+    // RX2's sub-band carries the sessions, RX1's what is said to each device.
+    let air = |from_hz| {
+        shown
+            .gateway_air
+            .iter()
+            .find(|a| a.from_hz == from_hz)
+            .unwrap()
+    };
+    let (multicast, unicast) = (air(869_400_000), air(868_000_000));
+    assert_eq!(multicast.spent_airtime_us, 60_000_000);
+    assert!((multicast.duty_cycle_percent - 10.0).abs() < 1e-9);
+    assert!(multicast.multicast_airtime_us > 0 && multicast.unicast_airtime_us == 0);
+    assert!(unicast.unicast_airtime_us > 0 && unicast.multicast_airtime_us == 0);
+    assert!(multicast.allowed_airtime_us > multicast.multicast_airtime_us);
+}
+
+#[tokio::test]
+async fn a_plan_that_cannot_work_is_refused_with_reason_and_field() {
+    let (server, task) = server(2).await;
+    on_air(&server, 2, 359).await;
+    let slow = v1::FuotaTask {
+        data_rate: Some(0),
+        // The last hour's air is spent: it takes an hour more than half of one.
+        deadline: moment(1800),
+        ..task.clone()
+    };
+    let hurried = v1::FuotaTask {
+        window_start: moment(2),
+        ..task.clone()
+    };
+    let budget = v1::FuotaTask {
+        max_redundancy_percent: Some(0),
+        ..task.clone()
+    };
+    let lossy = DeviceStatus {
+        loss_permille: Some(700),
+        ..DeviceStatus::default()
+    };
+    for (id, task, field, reason) in [
+        ("slow", slow, "deadline", v1::PlanProblemReason::DutyCycle),
+        (
+            "hurried",
+            hurried,
+            "window_start",
+            v1::PlanProblemReason::SetupTooShort,
+        ),
+        (
+            "budget",
+            budget,
+            "max_redundancy_percent",
+            v1::PlanProblemReason::Redundancy,
+        ),
+    ] {
+        if id == "budget" {
+            let changes = [1, 2].map(|n| Change::PutDeviceStatus(DevEui(n), lossy.clone()));
+            server.store.commit(&changes).await.unwrap();
+        }
+        create(&server, id, &task, names([1, 2])).await.unwrap();
+        let request = v1::PlanTaskRequest {
+            name: format!("tasks/{id}"),
+        };
+        let plan = server
+            .tasks()
+            .plan_task(request)
+            .await
+            .unwrap()
+            .into_inner();
+        assert!(!plan.startable, "{id}");
+        let first = &plan.problems[0];
+        assert_eq!(
+            (first.field.as_str(), first.reason()),
+            (field, reason),
+            "{id}"
+        );
+        assert!(first.blocking && !first.message.is_empty());
+    }
+}
+
+#[tokio::test]
+async fn gateways_that_are_offline_keep_a_task_from_starting() {
+    let (server, task) = server(2).await;
+    on_air(&server, 2, 0).await;
+    create(&server, "a", &task, names([1, 2])).await.unwrap();
+    let status = GatewayStatus {
+        last_seen: Some(Timestamp::from_unix_seconds(NOW - 3600)),
+        ..GatewayStatus::default()
+    };
+    let change = Change::PutGatewayStatus(GatewayEui(1), status);
+    server.store.commit(&[change]).await.unwrap();
+    let request = v1::PlanTaskRequest {
+        name: "tasks/a".to_owned(),
+    };
+    let plan = server
+        .tasks()
+        .plan_task(request)
+        .await
+        .unwrap()
+        .into_inner();
+    let reasons: Vec<_> = plan
+        .problems
+        .iter()
+        .map(|p| (p.reason(), p.blocking))
+        .collect();
+    assert!(!plan.startable);
+    assert_eq!(reasons, [(v1::PlanProblemReason::GatewayOffline, true)]);
 }
 
 #[tokio::test]

@@ -111,6 +111,11 @@ async fn json_is_one_document_or_one_object_a_line() {
             "DEADLINE_TOO_SHORT",
         ),
         (
+            &["task", "plan", "good"],
+            "/gateway_air/0/gateway",
+            "gateways/0016c001f0000001",
+        ),
+        (
             &["task", "devices", "good"],
             "/task_devices/1/verdict",
             "SUCCEEDED",

@@ -20,6 +20,7 @@ mod campaign;
 mod class_b;
 mod cli;
 mod control;
+mod forecast;
 mod foreign_codec_lrwn;
 mod foreign_device;
 mod frames_foreign;

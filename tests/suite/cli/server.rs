@@ -311,6 +311,21 @@ service! {
                     message: "needs 3 h, has 2 h".into(),
                     blocking: blocked,
                 }],
+                success_percent: 99.5,
+                sessions: vec![v1::PlannedSession {
+                    device_count: 2,
+                    data_rate: 5,
+                    device_energy_joules: 29.0,
+                    ..Default::default()
+                }],
+                gateway_air: vec![v1::GatewayAir {
+                    gateway: "gateways/0016c001f0000001".into(),
+                    from_hz: 869_400_000,
+                    to_hz: 869_650_000,
+                    duty_cycle_percent: 10.0,
+                    spent_airtime_us: 1_000_000,
+                    ..Default::default()
+                }],
                 ..Default::default()
             }))
         }

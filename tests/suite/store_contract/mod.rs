@@ -136,6 +136,7 @@ async fn every_record_reads_back<P: Place>(place: &P) {
     };
     assert_eq!(activation, expected_activation);
     assert_eq!(store.gateways(&first(9)).await.unwrap(), expected.gateways);
+    assert_eq!(store.air_ledgers().await.unwrap(), expected.ledgers);
     for gateway in expected.gateways {
         let read = store.gateway(gateway.settings.eui).await.unwrap();
         assert_eq!(read, Some(gateway));

@@ -36,7 +36,9 @@ fn refused_for(options: &CheckOptions, change: impl FnOnce(&mut Scene) -> Task) 
     let mut scene = Scene::new(options);
     let task = change(&mut scene);
     match scene.start(&task) {
-        Err(CommandError::Plan(PlanError::Field { field, .. })) => field,
+        Err(CommandError::Plan(
+            PlanError::Field { field, .. } | PlanError::Refused { field, .. },
+        )) => field,
         other => panic!("{other:?}"),
     }
 }
