@@ -428,7 +428,8 @@ impl Gateway {
         Ok(Duration::from_micros(ahead))
     }
 
-    /// The moment so far ahead, if a frame may start then. Frames of class B keep clear of the guard before a beacon too.
+    /// The moment so far ahead, if a frame may start then. Frames of class B keep clear of the guard before a beacon
+    /// too.
     fn slot(
         &self,
         now: Timestamp,

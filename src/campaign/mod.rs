@@ -7,8 +7,8 @@
 //! lost.
 //!
 //! One file per part: [`setup`](self) before the window, `distribution` during it, `completion` after it,
-//! `unicast` for fragments to one device alone, `conversation` for the one outstanding command per device, `status` for what a status answer means, `control` for
-//! what the operator does to a running task.
+//! `unicast` for fragments to one device alone, `conversation` for the one outstanding command per device, `status` for
+//! what a status answer means, `control` for what the operator does to a running task.
 
 mod answers;
 mod calendar;

@@ -17,6 +17,8 @@ use super::{sizing, unicast};
 /// Lower and upper end of a range, so that one run in twenty lies below it and one above. The lower one is further out
 /// than that: losses are estimated a little too high (`missed`).
 const LOW: f64 = 0.025;
+/// That of the completion alone: image checks are asked for while others still answer polls.
+const EARLIEST: f64 = 0.005;
 const HIGH: f64 = 0.96;
 /// Command, its airtime, the answer: one exchange with a device whose receive windows are open.
 const EXCHANGE: Duration = Duration::from_secs(3);
@@ -392,7 +394,7 @@ impl<'a, 'd> Journey<'a, 'd> {
     fn verdict(&self) -> Span {
         let last = self.last_fragment();
         Span {
-            low: last.low + all_within(&self.completion, LOW),
+            low: last.low + all_within(&self.completion, EARLIEST),
             expected: last.expected + all_within(&self.completion, 0.5),
             high: last.high + all_within(&self.completion, HIGH),
         }

@@ -601,7 +601,7 @@ fn session(
         .map_or(0, |rate| rate.bandwidth_hz());
     let senders = u32::try_from(gateways.len().max(1)).unwrap_or(1);
     let interval = frame_interval(key.region, key.frequency_hz, bandwidth_hz, airtime);
-    // Gateways send one after the other, or in class B all at once, and each keeps the share of its air that is allowed.
+    // Gateways send one after the other, in class B all at once, and each keeps the share of its air that is allowed.
     let share = gateways.iter().map(|g| air::share_of(request.gateways, *g));
     let share = u32::from(share.min().unwrap_or(1000));
     let turns = match key.class {

@@ -274,8 +274,8 @@ pub fn complete_within(frag_algo: FragAlgo, nb_frag: u16, loss: f64, frames: u32
     met.max(whole).powi(i32::from(blocks))
 }
 
-/// `TimeOut` of a window of at least `length`: the smallest n with 2^n seconds (class C) or beacon periods (class B), at
-/// most 15 (TS005-2.0.0 §3.5, §3.6).
+/// `TimeOut` of a window of at least `length`: the smallest n with 2^n seconds (class C) or beacon periods (class B),
+/// at most 15 (TS005-2.0.0 §3.5, §3.6).
 pub fn time_out(class: DeviceClass, length: Duration) -> u8 {
     let lasts = match class {
         DeviceClass::B => multicast_setup::class_b_session_length_max,
@@ -301,8 +301,8 @@ pub fn window_opens(class: DeviceClass, set_up: Timestamp) -> Timestamp {
     }
 }
 
-/// From one frame of a class B group to the next, in the mean: every slot that a frame of `airtime` leaves free is used,
-/// unless the duty cycle wants more time (`interval`).
+/// From one frame of a class B group to the next, in the mean: every slot that a frame of `airtime` leaves free is
+/// used, unless the duty cycle wants more time (`interval`).
 pub fn ping_interval(
     periodicity: PingSlotPeriodicity,
     airtime: Duration,

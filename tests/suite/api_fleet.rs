@@ -838,11 +838,14 @@ async fn a_group_takes_devices_of_its_kind() {
         .unwrap()
         .into_inner();
     assert_eq!((updated.data_rate, updated.member_count), (Some(5), 1));
-    let class_b = v1::UpdateMulticastGroupRequest {
+    let mut class_a = v1::UpdateMulticastGroupRequest {
         update_mask: mask(&["*"]),
         ..update
     };
-    let refused = bad_fields(server.groups().update_multicast_group(class_b).await);
+    if let Some(group) = &mut class_a.multicast_group {
+        group.device_class = v1::DeviceClass::A.into();
+    }
+    let refused = bad_fields(server.groups().update_multicast_group(class_a).await);
     assert_eq!(refused, ["multicast_group.device_class"]);
     let request = v1::DeleteMulticastGroupRequest {
         name: eu.name,

@@ -361,5 +361,6 @@ fn a_gateway_without_gps_serves_no_class_b() {
     let frame = net.group_frame(100);
     let step = net.step(vec![], vec![NetworkRequest::PutGroup(group), frame]);
     assert_eq!(step.commands, []);
-    assert_eq!(step.outcome(), TxOutcome::Refused(Refusal::GpsUnlocked));
+    let later = net.run(Duration::from_millis(100));
+    assert_eq!(later.outcome(), TxOutcome::Refused(Refusal::GpsUnlocked));
 }

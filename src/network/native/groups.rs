@@ -194,7 +194,8 @@ impl Group {
         }
     }
 
-    /// When the next gateways of this group would start. Frames and gateways that cannot make it are refused on the way.
+    /// When the next gateways of this group would start. Frames and gateways that cannot make it are refused on the
+    /// way.
     fn next_start(&mut self, now: Timestamp, air: &mut Air) -> Option<Start> {
         loop {
             if self.head.is_none() {

@@ -81,8 +81,8 @@ pub(super) struct Wanted<'a> {
     pub(super) slots: Option<(DevAddr, PingSlotPeriodicity)>,
 }
 
-/// The first moment at which all gateways of a turn can start a frame. Gateways that cannot at all are returned with the
-/// reason, and are not waited for; so is every gateway when the deadline comes first.
+/// The first moment at which all gateways of a turn can start a frame. Gateways that cannot at all are returned with
+/// the reason, and are not waited for; so is every gateway when the deadline comes first.
 pub(super) fn common_start(
     now: Timestamp,
     air: &Air,

@@ -31,8 +31,9 @@ const TABLE: &str = "
 
     simulator/random           PURE  ->
     simulator/bound            PURE  -> simulator/random
-    simulator/device           PURE  -> time lorawan firmware erasure simulator/random
-    simulator/gateway          PURE  -> time lorawan simulator/random simulator/rule_watch
+    simulator/beacon           PURE  -> time lorawan
+    simulator/device           PURE  -> time lorawan firmware erasure simulator/random simulator/beacon
+    simulator/gateway          PURE  -> time lorawan simulator/random simulator/rule_watch simulator/beacon
     simulator/rule_watch       PURE  -> time lorawan simulator/gateway
     simulator/semtech          PURE  -> time lorawan simulator/gateway
     simulator/channel          PURE  -> time lorawan simulator/random simulator/gateway
