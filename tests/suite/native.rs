@@ -286,7 +286,7 @@ fn a_repeated_confirmed_uplink_is_acknowledged_but_not_delivered_again() {
 fn class_c_devices_are_sent_to_at_once_and_others_are_not() {
     let (mut net, session) = Net::with_device(2, Region::Eu868);
     net.uplink_at(&said(&session, 10), &[(1, 1.0), (2, 8.0)], vec![]);
-    net.now += Duration::from_secs(30);
+    net.now += Duration::from_secs(20);
     net.keep_alive();
     let early = net.downlink(Target::Device(DEVICE), None, 10);
     let step = net.step(vec![], vec![NetworkRequest::Send(early)]);

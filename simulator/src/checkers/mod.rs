@@ -162,6 +162,11 @@ impl Checkers {
         self.windows.tolerate(off);
     }
 
+    /// Frames may leave after their windows: gateways lose power and the server cannot notice.
+    pub fn tolerate_late(&mut self) {
+        self.windows.tolerate_late();
+    }
+
     /// Frames may leave in another order than they were given to gateways: the server was misled about the counter of
     /// a gateway, by messages held up, a clock that was set or a counter that started anew.
     pub fn tolerate_order(&mut self) {

@@ -26,6 +26,8 @@ pub struct Windows {
     windows: BTreeMap<SessionId, Vec<(Timestamp, Timestamp)>>,
     /// What the server's clock may be off.
     clock_off: Duration,
+    /// How long after a window a frame may leave that was queued by a counter which began anew.
+    late: Duration,
     /// The window each session that is being prepared waits for.
     waiting: BTreeMap<SessionId, SessionWindow>,
     /// When the server was started last.
@@ -38,6 +40,12 @@ const PROMPT: Duration = Duration::from_secs(5);
 impl Windows {
     pub(super) fn tolerate(&mut self, off: Duration) {
         self.clock_off = self.clock_off.max(off);
+    }
+
+    /// Gateways lose power, for so short a time that the server cannot notice: what it hands over then leaves up to a
+    /// queue's length later.
+    pub(super) fn tolerate_late(&mut self) {
+        self.late = Duration::from_secs(520);
     }
 
     pub(super) fn restarted(&mut self, at: Timestamp) {
@@ -111,9 +119,10 @@ impl Windows {
         let session = self.session(sent)?;
         let tolerance = TOLERANCE + self.clock_off;
         let inside = self.windows.get(session).is_some_and(|windows| {
-            windows
-                .iter()
-                .any(|(from, to)| sent.start + tolerance >= *from && sent.end <= *to + tolerance)
+            windows.iter().any(|(from, to)| {
+                let latest = *to + tolerance + self.late;
+                sent.start + tolerance >= *from && sent.end <= latest
+            })
         });
         let what = || {
             format!(

@@ -84,6 +84,9 @@ impl World {
         });
         let tolerated = faults.server_step * 2;
         shared.checkers.borrow_mut().tolerate_clock(tolerated);
+        if faults.outages.is_some_and(|outages| outages.power) {
+            shared.checkers.borrow_mut().tolerate_late();
+        }
         if faults.misleads_about_gateways() {
             shared.checkers.borrow_mut().tolerate_order();
         }

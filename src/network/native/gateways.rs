@@ -9,9 +9,9 @@ use crate::time::Timestamp;
 
 /// How often a status is written while it changes.
 const FLUSH_INTERVAL: Duration = Duration::from_secs(30);
-/// A gateway silent for longer may have restarted: forwarders ask for downlinks every ten seconds or sooner, and two
-/// questions may be lost.
-const RESTARTS: Duration = Duration::from_secs(60);
+/// A gateway silent for longer may have restarted: forwarders ask for downlinks every ten seconds or sooner, and one
+/// question may be lost.
+const RESTARTS: Duration = Duration::from_secs(25);
 /// How often a sign of life is passed on.
 const SEEN_INTERVAL: Duration = Duration::from_secs(1);
 /// Conducted power a gateway is asked for, dBm: 27 is the most the usual concentrators have in their tables, and
