@@ -18,7 +18,7 @@ use serde_json::json;
 use tokio::sync::watch;
 
 use crate::bound;
-use crate::channel::{Channel, ChannelConfig};
+use crate::channel::{Channel, ChannelConfig, Link};
 use crate::device::{EndDevice, StackProfile};
 use crate::fleet::{Fleet, FleetOptions, NEW_VERSION, OLD_VERSION, Stacks};
 use crate::gateway::{Gateway, GatewayConfig};
@@ -241,11 +241,20 @@ pub(crate) fn lab(fleet: &Fleet, start: Timestamp) -> Lab {
         // The stated loss is all there is, so that it can be held against the bound.
         collisions: false,
     };
-    Lab::new(
-        devices.collect(),
-        gateways.collect(),
-        Channel::new(channel, seed),
-    )
+    let mut channel = Channel::new(channel, seed);
+    // All devices are near all gateways, so that one gateway serves them.
+    for gateway in &fleet.gateways {
+        for device in &fleet.devices {
+            let near = Link {
+                rssi_dbm: -75,
+                snr_db: 10.0,
+                uplink_loss: loss,
+                downlink_loss: loss,
+            };
+            channel.set_link(*gateway, device.dev_eui, Some(near));
+        }
+    }
+    Lab::new(devices.collect(), gateways.collect(), channel)
 }
 
 async fn joined(fleet: &Fleet, mut view: watch::Receiver<LabView>) -> Result<()> {
