@@ -140,10 +140,10 @@ impl<'a> Course<'a> {
             Some(sent.since(free))
         });
         let closed = closed.max().unwrap_or_default();
-        self.finish.expected = self.finish.expected + closed;
-        self.finish.high = self.finish.high + closed;
-        self.finish.low = self.finish.low + closed;
-        self.begins = self.begins + closed;
+        self.finish.expected += closed;
+        self.finish.high += closed;
+        self.finish.low += closed;
+        self.begins += closed;
     }
 
     /// All devices reboot at one moment, and tell their version `after` that.

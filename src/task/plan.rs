@@ -464,7 +464,8 @@ fn place(
         .data_rate
         .or_else(|| group.and_then(|g| g.data_rate));
     // A device that is answered its uplinks can always be answered in RX2.
-    let asked_rate = asked_rate.or((class == DeviceClass::A).then(|| profile.region.rx2().1));
+    let asked_rate =
+        asked_rate.or_else(|| (class == DeviceClass::A).then(|| profile.region.rx2().1));
     let frequency_hz = task
         .options
         .frequency_hz
