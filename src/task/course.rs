@@ -219,6 +219,8 @@ impl<'a> Course<'a> {
             window_end: session.window.end(),
             sending,
             answer: answer.unwrap_or_default(),
+            class: session.class,
+            ping_slots: session.ping_slots,
         }
     }
 

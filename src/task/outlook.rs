@@ -6,8 +6,9 @@
 
 use std::time::Duration;
 
+use crate::lorawan::class_b::{self, PingSlotPeriodicity};
 use crate::lorawan::fragmentation;
-use crate::record::{FleetDevice, FragAlgo, SuccessCriterion};
+use crate::record::{DeviceClass, FleetDevice, FragAlgo, SuccessCriterion};
 use crate::time::Timestamp;
 
 use super::air::{self, Sender, Sending};
@@ -104,6 +105,8 @@ pub(super) struct Prospect<'a> {
     pub(super) sending: Sending,
     /// Air time of one answer.
     pub(super) answer: Duration,
+    pub(super) class: DeviceClass,
+    pub(super) ping_slots: Option<PingSlotPeriodicity>,
 }
 
 /// Fragments until all devices of a session are complete: low, expected, high. Each device needs a random number, taken
@@ -426,7 +429,19 @@ impl<'a, 'd> Journey<'a, 'd> {
         let longest = prospect.window_end.since(prospect.window_start);
         let commands: u32 = prospect.commands.iter().copied().max().unwrap_or(2);
         let sends = prospect.answer * (commands + 5);
-        let energy = |listening: Duration| {
+        let (share, sends_alone) = match (prospect.class, prospect.ping_slots) {
+            (DeviceClass::C, _) => (1.0, 0),
+            (DeviceClass::B, slots) => (share_of_slots(slots.unwrap_or_default()), 0),
+            // An uplink for each fragment, and nothing is listened to in between.
+            (DeviceClass::A, _) => (0.0, self.frames.1),
+        };
+        let received = match prospect.class {
+            DeviceClass::C => Duration::ZERO,
+            DeviceClass::A | DeviceClass::B => prospect.sending.airtime * self.frames.1,
+        };
+        let sends = sends + prospect.answer / 2 * sends_alone;
+        let energy = |open: Duration| {
+            let listening = open.mul_f64(share) + received;
             let mj = listening.as_secs_f64() * LISTENING_MW + sends.as_secs_f64() * SENDING_MW;
             whole(mj)
         };
@@ -450,6 +465,12 @@ impl<'a, 'd> Journey<'a, 'd> {
         let time = end.since(self.prospect.sending.start).saturating_sub(polls);
         whole(time.as_secs_f64() / per_frame.max(1e-3))
     }
+}
+
+/// Share of the time a device listens in the ping slots of its group, frames not counted.
+fn share_of_slots(slots: PingSlotPeriodicity) -> f64 {
+    let open = class_b::PING_SLOT_LENGTH * u32::from(slots.ping_nb());
+    open.as_secs_f64() / class_b::BEACON_PERIOD.as_secs_f64()
 }
 
 /// The waits of devices for their set-up.

@@ -480,6 +480,24 @@ fn slow_devices_with_too_many_fragments_do_not_stop_the_others() {
     assert_eq!(plan.skipped[0].reason, DeviceReason::DecoderLimit);
 }
 
+/// Published for frames at the pace of the duty cycle: class B takes a seventh to an eighth of the energy of class C.
+#[test]
+fn class_b_costs_devices_a_fraction_of_class_c() {
+    let energy = |class| {
+        let mut network = Network::new(400_000, 1);
+        network.devices = vec![device(1, &[(1, 9.0)])];
+        let profile = Arc::make_mut(&mut network.devices[0].profile);
+        profile.supports_class_b = true;
+        (network.gateways[0].gps, network.gateways[0].beaconing) = (true, true);
+        network.task.options.class = Some(class);
+        let session = network.plan().unwrap().sessions.remove(0);
+        assert_eq!(session.class, class);
+        session.outlook.energy_mj
+    };
+    let [b, c] = [DeviceClass::B, DeviceClass::C].map(energy);
+    assert!(b * 4 < c, "{b} {c}");
+}
+
 #[test]
 fn energy_is_what_the_published_figures_say() {
     // 100 kB in EU868 at SF7 at the pace of the duty cycle: 27.5 min of listening are 29 J; an idle gateway is faster.
