@@ -127,11 +127,11 @@ const AIR_PATIENCE: Duration = Duration::from_secs(6);
 /// Before a device that listens continuously is asked again.
 const LISTENER_PATIENCE: Duration = Duration::from_secs(10);
 /// Before a downlink the network refused is tried again to a device that listens continuously.
-const REFUSED_PAUSE: Duration = Duration::from_secs(3);
+pub(super) const REFUSED_PAUSE: Duration = Duration::from_secs(3);
 /// More answers than these to one poll are not disturbed by downlinks that can wait.
 const MANY_ANSWERS: usize = 24;
 /// A unicast downlink that did not leave by then is stale.
-const UNICAST_LIFETIME: Duration = Duration::from_secs(20);
+pub(super) const UNICAST_LIFETIME: Duration = Duration::from_secs(20);
 
 impl Campaign {
     /// Says the next thing to a device, if there is one: in the receive windows of `answers`, or at once.

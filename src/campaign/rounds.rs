@@ -260,7 +260,6 @@ impl Campaign {
             }
             return all_gone;
         }
-        let needs: Vec<(FragmentReport, f64)> = needs.iter().map(|n| (n.report, n.loss)).collect();
         let size = round_size(&block, &needs).clamp(1, left);
         let Some(session) = self.sessions.get_mut(number) else {
             return false;
@@ -480,18 +479,18 @@ fn record_coded(campaign: &Campaign, number: usize) -> u16 {
 }
 
 /// Coded fragments of the next round, for devices that reported this and lose so much.
-pub(super) fn round_size(block: &BlockParameters, needs: &[(FragmentReport, f64)]) -> u16 {
+pub(super) fn round_size(block: &BlockParameters, needs: &[Needy]) -> u16 {
     match block.frag_algo {
         FragAlgo::Ts004 => {
             let needs = needs
                 .iter()
-                .map(|(report, loss)| Need::of(report.deficit, *loss));
+                .map(|needy| Need::of(needy.report.deficit, needy.loss));
             sizing::round_size(&needs.collect::<Vec<_>>(), POLL_COST)
         }
         FragAlgo::ReedSolomon => {
             let needs = needs
                 .iter()
-                .map(|(report, loss)| repair_in_turns(block, report, *loss));
+                .map(|needy| repair_in_turns(block, &needy.report, needy.loss));
             needs.max().unwrap_or(0)
         }
     }

@@ -10,8 +10,6 @@
 //! where their uplinks leave time for it. With one gateway a round is never dearer than what its worst device needs, so
 //! that the group waits for all.
 
-use std::time::Duration;
-
 use crate::lorawan::frame::Direction;
 use crate::lorawan::identifiers::DevEui;
 use crate::record::{
@@ -22,7 +20,7 @@ use crate::task::plan;
 use crate::task::sizing::{self, Need};
 use crate::time::Timestamp;
 
-use super::conversation::Command;
+use super::conversation::{Command, REFUSED_PAUSE, UNICAST_LIFETIME};
 use super::rounds::{POLL_COST, round_size};
 use super::{Campaign, InFlight, Surroundings, Timing};
 
@@ -32,10 +30,6 @@ const UNICAST_COST: f64 = 1.5;
 const REQUEST_COST: f64 = 1.5;
 /// Stragglers that are looked at one by one.
 const MOST_STRAGGLERS: usize = 16;
-/// Before a frame the network refused is tried again to a device that listens continuously.
-const REFUSED_PAUSE: Duration = Duration::from_secs(3);
-/// A fragment that did not leave by then is stale.
-const LIFETIME: Duration = Duration::from_secs(20);
 
 /// A device that needs fragments.
 #[derive(Clone, Copy, Debug)]
@@ -128,7 +122,7 @@ impl Campaign {
         let timing = Timing {
             answers,
             earliest: now,
-            deadline: now + LIFETIME,
+            deadline: now + UNICAST_LIFETIME,
             // A device of class A sends again soon, for the next fragment or the question how many it has.
             more: answers.is_some(),
         };
@@ -216,7 +210,7 @@ impl Campaign {
             let reason = Some(DeviceReason::BudgetSpent);
             return self.conclude(now, dev_eui, DeviceState::Failed, reason, evidence);
         }
-        let size = round_size(&block, &[(needy.report, needy.loss)]).clamp(1, left);
+        let size = round_size(&block, &[needy]).clamp(1, left);
         alone.coded_target = alone.coded_sent.saturating_add(size);
         if let Some(record) = self.devices.get_mut(&dev_eui) {
             record.unicast = Some(alone);
@@ -296,8 +290,7 @@ impl Campaign {
         }
         let frag_size = session.record.block.frag_size;
         let senders = session.record.gateways.len().max(1);
-        let sizes: Vec<_> = needs.iter().map(|n| (n.report, n.loss)).collect();
-        let window = f64::from(round_size(&session.record.block, &sizes))
+        let window = f64::from(round_size(&session.record.block, &needs))
             * f64::from(u32::try_from(senders).unwrap_or(u32::MAX))
             + f64::from(u32::try_from(needs.len()).unwrap_or(u32::MAX)) * REQUEST_COST
             + POLL_COST;
@@ -332,11 +325,7 @@ impl Campaign {
             if rest.is_empty() {
                 return 0.0;
             }
-            let rest: Vec<_> = rest
-                .iter()
-                .map(|needy| (needy.report, needy.loss))
-                .collect();
-            f64::from(round_size(&block, &rest)) * senders
+            f64::from(round_size(&block, rest)) * senders
         };
         let (mut best, mut least) = (0, by_group(&needs));
         let mut alone = 0.0;
