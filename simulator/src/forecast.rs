@@ -202,6 +202,7 @@ fn forecast(world: &World, task: &Task, image: &Image, now: Timestamp) -> Result
         gateways: &gateways,
         ledgers: &records.ledgers,
         heard: &heard,
+        clocks: &[],
     })
 }
 

@@ -185,6 +185,8 @@ pub struct Received {
     pub rssi_dbm: i16,
     /// Signal-to-noise ratio, in dB.
     pub snr_db: f32,
+    /// GPS time at the end of the frame, of a gateway that has it.
+    pub gps: Option<GpsTime>,
     /// The frame.
     pub phy_payload: Vec<u8>,
 }
@@ -319,6 +321,7 @@ impl Gateway {
             data_rate: frame.data_rate,
             rssi_dbm,
             snr_db,
+            gps: self.config.gps.then(|| frame.end.to_gps()),
             phy_payload: frame.phy_payload.clone(),
         })
     }

@@ -84,6 +84,9 @@ pub fn push_received(token: u16, gateway: GatewayEui, received: &Received) -> Ve
             packet["datr"] = json!(50_000);
         }
     }
+    if let Some(gps) = received.gps {
+        packet["tmms"] = json!(gps.as_micros().div_euclid(1_000));
+    }
     with_json(PUSH_DATA, token, gateway, &json!({ "rxpk": [packet] }))
 }
 
@@ -288,6 +291,7 @@ mod tests {
             data_rate: DataRate::lora(SpreadingFactor::Sf7, Bandwidth::Khz125),
             rssi_dbm: -91,
             snr_db: 7.5,
+            gps: Some(GpsTime::from_micros(1_468_000_000_123_456)),
             phy_payload: vec![1, 2, 3],
         };
         let datagram = push_received(0x1234, GATEWAY, &received);
@@ -296,7 +300,7 @@ mod tests {
         assert_eq!(
             json,
             json!({"rxpk": [{"tmst": 42, "freq": 868.1, "chan": 0, "rfch": 0, "stat": 1, "modu": "LORA",
-                "datr": "SF7BW125", "codr": "4/5", "rssi": -91, "lsnr": 7.5, "size": 3, "data": "AQID"}]})
+                "datr": "SF7BW125", "codr": "4/5", "rssi": -91, "lsnr": 7.5, "size": 3, "data": "AQID", "tmms": 1_468_000_000_123_i64}]})
         );
         let ack = tx_ack(7, GATEWAY, Err(TxError::TooLate));
         assert_eq!(ack[3], 5);

@@ -305,7 +305,17 @@ impl<S: Catalog> Api<S> {
             counters: Some(show_counters(&gateway.status)),
             create_time: Some(show_moment(settings.created_at)),
             update_time: Some(show_moment(settings.updated_at)),
+            clock_ahead: gateway.status.clock.map(|c| show_signed(c.ahead_us)),
         }
+    }
+}
+
+/// Seconds and nanoseconds have the same sign.
+fn show_signed(micros: i64) -> prost_types::Duration {
+    let nanos = i32::try_from(micros % 1_000_000 * 1_000).unwrap_or_default();
+    prost_types::Duration {
+        seconds: micros / 1_000_000,
+        nanos,
     }
 }
 

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use crate::lorawan::identifiers::{DevEui, GatewayEui};
 use crate::proto::v1;
-use crate::record::{FleetDevice, GatewaySettings, Image, MulticastGroup, Task, TaskId};
+use crate::record::{
+    ClockReading, FleetDevice, Gateway, GatewaySettings, Image, MulticastGroup, Task, TaskId,
+};
 use crate::store::{Catalog, Page};
 use crate::task::{self, PlanError, PlanRefusal, PlanRequest, PlannedSession, SkippedDevice};
 use crate::time::Timestamp;
@@ -67,17 +69,18 @@ impl<S: Catalog> Api<S> {
     /// The forecast of an order.
     pub(super) async fn forecast(&self, order: &Order) -> Result<v1::Plan, ApiError> {
         let fleet = self.fleet(&order.devices).await?;
-        let (gateways, heard) = self.gateways_heard().await?;
+        let known = self.known_gateways().await?;
         let ledgers = self.store().air_ledgers().await?;
         let request = PlanRequest {
             ledgers: &ledgers,
-            heard: &heard,
+            heard: &known.heard,
+            clocks: &known.clocks,
             now: self.now(),
             task: &order.task,
             image: &order.image,
             devices: fleet.iter().collect(),
             groups: &order.groups,
-            gateways: &gateways,
+            gateways: &known.settings,
         };
         let made = task::plan(&request);
         Ok(show_plan(order, made, request.now))
@@ -114,28 +117,36 @@ impl<S: Catalog> Api<S> {
     }
 
     /// All gateways, and when each was heard last.
-    async fn gateways_heard(
-        &self,
-    ) -> Result<(Vec<GatewaySettings>, BTreeMap<GatewayEui, Timestamp>), ApiError> {
-        let mut all: Vec<GatewaySettings> = Vec::new();
-        let mut heard = BTreeMap::new();
+    async fn known_gateways(&self) -> Result<KnownGateways, ApiError> {
+        let mut known = KnownGateways::default();
         loop {
             let page = Page {
                 size: 1000,
-                after: all.last().map(|gateway| gateway.eui.to_string()),
+                after: known.settings.last().map(|gateway| gateway.eui.to_string()),
             };
             let batch = self.store().gateways(&page).await?;
             let last = batch.len() < 1000;
-            for gateway in batch {
-                let seen = gateway.status.last_seen;
-                heard.extend(seen.map(|seen| (gateway.settings.eui, seen)));
-                all.push(gateway.settings);
+            for Gateway { settings, status } in batch {
+                // Readings of an earlier run say nothing of the clock of this one.
+                let of_this_run = |reading: &ClockReading| reading.at >= self.core.started_at;
+                known.clocks.extend(status.clock.filter(of_this_run));
+                let seen = status.last_seen.map(|seen| (settings.eui, seen));
+                known.heard.extend(seen);
+                known.settings.push(settings);
             }
             if last {
-                return Ok((all, heard));
+                return Ok(known);
             }
         }
     }
+}
+
+/// What a forecast has to know of the gateways.
+#[derive(Default)]
+struct KnownGateways {
+    settings: Vec<GatewaySettings>,
+    heard: BTreeMap<GatewayEui, Timestamp>,
+    clocks: Vec<ClockReading>,
 }
 
 fn show_plan(order: &Order, made: Result<task::Plan, PlanError>, now: Timestamp) -> v1::Plan {
@@ -405,6 +416,7 @@ fn blocking_problem(error: &PlanError, asked: Option<(&Task, Timestamp)>) -> v1:
                 PlanRefusal::DutyCycle => v1::PlanProblemReason::DutyCycle,
                 PlanRefusal::Redundancy => v1::PlanProblemReason::Redundancy,
                 PlanRefusal::GatewaysOffline => v1::PlanProblemReason::GatewayOffline,
+                PlanRefusal::ClockDisagrees => v1::PlanProblemReason::ClockDisagrees,
             };
             (*field, reason, message.clone())
         }

@@ -438,6 +438,8 @@ pub(super) fn show_reason(reason: Option<TaskReason>) -> v1::TaskReason {
         Some(TaskReason::NoDevices) => v1::TaskReason::NoDeviceLeft,
         Some(TaskReason::PlanImpossible) => v1::TaskReason::PlanImpossible,
         Some(TaskReason::WaitsForDevices) => v1::TaskReason::WaitsForDevices,
+        Some(TaskReason::GatewaysOffline) => v1::TaskReason::GatewayOffline,
+        Some(TaskReason::ClockDisagrees) => v1::TaskReason::ClockDisagrees,
     }
 }
 

@@ -48,6 +48,8 @@ pub(super) struct SessionRun {
     pub(super) quiet_until: Timestamp,
     /// Frames of the group released in this run of the server.
     pub(super) frames: u32,
+    /// The server's clock is off: its window does not open before that is looked at again.
+    pub(super) held_back_until: Option<Timestamp>,
 }
 
 impl SessionRun {
@@ -64,6 +66,7 @@ impl SessionRun {
             late_seen_to: false,
             quiet_until: Timestamp::default(),
             frames: 0,
+            held_back_until: None,
         }
     }
 
@@ -92,16 +95,19 @@ impl SessionRun {
         self.record.phase != SessionPhase::Closed && to_come >= (nb_frag / 10).max(8)
     }
 
+    /// When fragments may flow: the window is open, and nothing holds it back.
+    fn opens_at(&self) -> Timestamp {
+        let opens = self.record.window.start + sizing::WINDOW_GUARD;
+        self.held_back_until.map_or(opens, |until| opens.max(until))
+    }
+
     fn all_answered(&self) -> bool {
         self.unanswered.as_ref().is_some_and(BTreeSet::is_empty)
     }
 
     pub(super) fn wake(&self) -> Option<(Timestamp, Timer)> {
         match self.record.phase {
-            SessionPhase::Preparing => Some((
-                self.record.window.start + sizing::WINDOW_GUARD,
-                Timer::WindowOpens,
-            )),
+            SessionPhase::Preparing => Some((self.opens_at(), Timer::WindowOpens)),
             SessionPhase::Sending if self.waiting.is_none() => {
                 Some((self.not_before, Timer::FragmentDue))
             }
@@ -174,9 +180,7 @@ impl Campaign {
             };
             let before = session.record.phase;
             match before {
-                SessionPhase::Preparing
-                    if now >= session.record.window.start + sizing::WINDOW_GUARD =>
-                {
+                SessionPhase::Preparing if now >= session.opens_at() => {
                     self.open_window(now, number, around);
                 }
                 SessionPhase::Preparing if self.nobody_left(number) => self.close_session(number),

@@ -103,6 +103,8 @@ pub struct Surroundings<'a> {
     pub gateways: &'a BTreeSet<GatewayEui>,
     /// Those of them that serve class B.
     pub class_b_gateways: &'a BTreeSet<GatewayEui>,
+    /// How far the server's clock is ahead of its gateways' GPS time, microseconds, if that is too far for windows.
+    pub clock_off_us: Option<i64>,
 }
 
 impl Surroundings<'_> {

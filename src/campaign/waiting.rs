@@ -5,16 +5,20 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::lorawan::identifiers::DevEui;
 use crate::record::{
     Change, DeviceState, Held, Image, MulticastGroup, Task, TaskDevice, TaskReason, TaskSnapshot,
     TaskState, Waiting,
 };
-use crate::task::SkippedDevice;
+use crate::task::{PlanError, PlanRefusal, SkippedDevice};
 use crate::time::Timestamp;
 
 use super::{Input, Order};
+
+/// Between two tries of a task that was refused for something that may pass.
+const TRIES_AGAIN: Duration = Duration::from_secs(30);
 
 /// A task in the queue.
 #[derive(Debug)]
@@ -23,6 +27,8 @@ pub struct WaitingTask {
     image: (Image, Arc<[u8]>),
     devices: BTreeMap<DevEui, TaskDevice>,
     changed: BTreeSet<DevEui>,
+    /// It could have begun and was refused for now: not before then again.
+    not_before: Option<Timestamp>,
 }
 
 impl WaitingTask {
@@ -52,6 +58,7 @@ impl WaitingTask {
             image,
             changed: devices.keys().copied().collect(),
             devices,
+            not_before: None,
         }
     }
 
@@ -63,6 +70,7 @@ impl WaitingTask {
             image: snapshot.image,
             devices: devices.map(|d| (d.dev_eui, d)).collect(),
             changed: BTreeSet::new(),
+            not_before: None,
         }
     }
 
@@ -91,6 +99,30 @@ impl WaitingTask {
     /// When it gives up waiting.
     pub fn deadline(&self) -> Option<Timestamp> {
         self.task.deadline.filter(|_| !self.task.is_held())
+    }
+
+    /// Before then it need not be tried again.
+    pub fn not_before(&self) -> Option<Timestamp> {
+        self.not_before.filter(|_| !self.task.is_held())
+    }
+
+    /// Whether it may be tried; what it was refused for before is over then.
+    pub fn comes_due(&mut self, now: Timestamp) -> bool {
+        self.not_before.take_if(|at| *at <= now);
+        self.not_before.is_none()
+    }
+
+    /// Its devices are free, and it is refused for something that may pass: it keeps its place.
+    pub fn try_again_later(&mut self, now: Timestamp, why: &PlanError) {
+        self.not_before = Some(now + TRIES_AGAIN);
+        self.task.reason = Some(match why {
+            PlanError::Refused {
+                refusal: PlanRefusal::ClockDisagrees,
+                ..
+            } => TaskReason::ClockDisagrees,
+            _ => TaskReason::GatewaysOffline,
+        });
+        self.task.reason_text = why.to_string();
     }
 
     /// It has ended without ever beginning.

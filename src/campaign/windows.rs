@@ -10,8 +10,9 @@ use crate::lorawan::region::Region;
 use crate::record::{
     BlockParameters, DeviceClass, DeviceReason, DeviceState, DistributionSession, Fleet,
     FleetDevice, FragAlgo, NetworkRequest, PollKind, SessionId, SessionPhase, SessionWindow,
-    SetupStage, TaskDevice, fragments_sent,
+    SetupStage, TaskDevice, TaskReason, fragments_sent,
 };
+use crate::task::clock::clock_words;
 use crate::task::{plan, sizing};
 use crate::time::Timestamp;
 
@@ -31,6 +32,8 @@ const ANSWERS_SETTLE: Duration = Duration::from_secs(10);
 const CHECKS_TAKE: Duration = Duration::from_secs(1800);
 /// What must be left of a window for a device to be let in.
 const LATE_TAIL: Duration = Duration::from_secs(15);
+/// Between two looks at a clock that is off.
+const CLOCK_CHECKS: Duration = Duration::from_secs(10);
 /// Of a device that no window is left for: intervals without an uplink after which it is silent rather than late.
 const UNHEARD: u32 = 10;
 
@@ -55,6 +58,9 @@ impl Campaign {
         if now + WINDOW_TAIL >= window.end() {
             // It passed while the task was held, or the server was away.
             return self.next_window(now, number, around);
+        }
+        if self.clock_holds_back(now, number, around) {
+            return;
         }
         let members: Vec<(DevEui, DeviceState, SetupStage)> = self
             .members(number)
@@ -117,6 +123,33 @@ impl Campaign {
         }
         self.changed.sessions.insert(session.record.id.number);
         self.request_group(number);
+    }
+
+    /// A server whose clock is off opens no window; it looks again from time to time until the window has passed.
+    fn clock_holds_back(
+        &mut self,
+        now: Timestamp,
+        number: usize,
+        around: &Surroundings<'_>,
+    ) -> bool {
+        let disagrees = Some(TaskReason::ClockDisagrees);
+        let Some(off_us) = around.clock_off_us else {
+            if self.task.reason == disagrees {
+                self.task.reason = None;
+                self.task.reason_text.clear();
+                self.changed.task = true;
+            }
+            return false;
+        };
+        if let Some(session) = self.sessions.get_mut(number) {
+            session.held_back_until = Some(now + CLOCK_CHECKS);
+        }
+        if self.task.reason != disagrees {
+            self.task.reason = disagrees;
+            self.task.reason_text = clock_words(off_us);
+            self.changed.task = true;
+        }
+        true
     }
 
     /// Loss the median device of a session is expected to have, permille: as it was in earlier tasks, else as the

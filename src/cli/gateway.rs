@@ -297,6 +297,7 @@ fn gateway_json(gateway: &v1::Gateway) -> Value {
         "tags": gateway.tags,
         "state": word_json::<v1::GatewayState>(gateway.state),
         "last_seen_time": time_json(gateway.last_seen_time.as_ref()),
+        "clock_ahead": duration_json(gateway.clock_ahead.as_ref()),
         "counters": {
             "uplinks_received": counters.uplinks_received,
             "datagrams_malformed": counters.datagrams_malformed,
@@ -348,6 +349,7 @@ fn gateway_text(gateway: &v1::Gateway) -> String {
         ("GPS", yes(gateway.has_gps)),
         ("beaconing", yes(gateway.beaconing)),
         ("lead time", duration_text(gateway.lead_time.as_ref())),
+        ("clock ahead", duration_text(gateway.clock_ahead.as_ref())),
         ("air share percent", nonzero(gateway.air_share_percent)),
         ("tags", pairs_text(&gateway.tags)),
         ("uplinks received", counters.uplinks_received.to_string()),

@@ -10,7 +10,8 @@ use std::future::Future;
 
 use crate::lorawan::identifiers::{DevEui, GatewayEui};
 use crate::record::{
-    AirLedger, Change, GatewaySettings, Heard, JoinState, NetworkRequest, Session, TxReport,
+    AirLedger, Change, ClockReading, GatewaySettings, Heard, JoinState, NetworkRequest, Session,
+    TxReport,
 };
 use crate::time::Timestamp;
 
@@ -43,6 +44,11 @@ pub trait Network {
 
     /// What each gateway sent in the last hour, by sub-band, for forecasts; nothing where the network keeps no ledger.
     fn air_ledgers(&self) -> Vec<AirLedger> {
+        Vec::new()
+    }
+
+    /// What gateways with GPS say of the server's clock; nothing where none tells the time.
+    fn clock_readings(&self) -> Vec<ClockReading> {
         Vec::new()
     }
 }

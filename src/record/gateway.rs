@@ -78,6 +78,18 @@ pub struct GatewayStatus {
     pub last_seen: Option<Timestamp>,
     /// Frames handed over and what became of them.
     pub counters: GatewayCounters,
+    /// What its GPS time says of the server's clock; absent without GPS, and until it was heard a few times.
+    #[serde(default)]
+    pub clock: Option<ClockReading>,
+}
+
+/// The server's clock against GPS time, as one gateway saw it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClockReading {
+    /// Server time less the GPS time of the gateway, microseconds; the delay of messages is in it.
+    pub ahead_us: i64,
+    /// When the gateway was last heard with its time, server time.
+    pub at: Timestamp,
 }
 
 /// Frame counts of one gateway since it was created.

@@ -32,7 +32,9 @@ pub use device_profile::{
     Package, Packages, StatusInterpretation, UplinkField, VersionSource,
 };
 pub use fleet::{Fleet, FleetDevice};
-pub use gateway::{AirLedger, Gateway, GatewayCounters, GatewaySettings, GatewayStatus, Position};
+pub use gateway::{
+    AirLedger, ClockReading, Gateway, GatewayCounters, GatewaySettings, GatewayStatus, Position,
+};
 pub use image::{Image, ImageContainer, Sha256};
 pub use multicast_group::{DeviceClass, MulticastGroup};
 pub use radio::{

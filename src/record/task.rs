@@ -196,6 +196,10 @@ pub enum TaskReason {
     PlanImpossible,
     /// Other tasks hold some of its devices.
     WaitsForDevices,
+    /// Every gateway that hears its devices is offline.
+    GatewaysOffline,
+    /// The server's clock disagrees with the GPS time of its gateways: no window opens.
+    ClockDisagrees,
 }
 
 /// What a device must show to count as done.

@@ -17,6 +17,7 @@ use crate::record::{
     MulticastGroup, MulticastGroupId, NetworkRequest, Package, Snapshot, Task, TaskId, TaskReason,
     TaskState, TxReport, Uplink, Waiting,
 };
+use crate::task::clock::clock_off_us;
 use crate::task::{Plan, PlanError, PlanRequest, plan};
 use crate::time::Timestamp;
 
@@ -323,6 +324,7 @@ impl<N: Network> Engine<N> {
             fleet: &mut self.fleet,
             gateways: &gateways,
             class_b_gateways: &class_b_gateways,
+            clock_off_us: clock_off_us(now, self.network.clock_readings()),
         };
         let Step { changes, requests } = campaign.step(now, inputs, &mut around);
         if !changes.is_empty() {
@@ -366,6 +368,12 @@ impl<N: Network> Engine<N> {
                 match error {
                     CommandError::Plan(PlanError::NoDevices(skipped)) => {
                         waiting.leave_out(now, &skipped);
+                    }
+                    CommandError::Plan(error) if error.may_pass() => {
+                        waiting.try_again_later(now, &error);
+                        self.note_waiting(now, &mut waiting, turn);
+                        self.queue.add(waiting);
+                        continue;
                     }
                     error => {
                         let (state, reason) = (TaskState::Failed, TaskReason::PlanImpossible);
@@ -659,6 +667,7 @@ impl<N: Network> Engine<N> {
         let request = PlanRequest {
             ledgers: &self.network.air_ledgers(),
             heard: &heard,
+            clocks: &self.network.clock_readings(),
             now,
             task: &order.task,
             image: &order.image.0,

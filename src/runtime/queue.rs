@@ -46,7 +46,8 @@ impl Queue {
         if self.stirred {
             return Some(Timestamp::default());
         }
-        self.tasks.iter().filter_map(WaitingTask::deadline).min()
+        let times = |task: &WaitingTask| task.deadline().into_iter().chain(task.not_before());
+        self.tasks.iter().flat_map(times).min()
     }
 
     /// The waiting task that wants a device.
@@ -85,7 +86,8 @@ impl Queue {
                 task.give_up(now, TaskState::Failed, TaskReason::DeadlinePassed, why);
             }
             let waits = |dev_eui| is_busy(dev_eui) || reserved.contains(&dev_eui);
-            let ready = !task.task().is_held() && !task.devices().any(waits);
+            let due = task.comes_due(now);
+            let ready = due && !task.task().is_held() && !task.devices().any(waits);
             if task.is_over() || ready {
                 return Some(self.tasks.remove(at));
             }

@@ -8,6 +8,7 @@ use crate::record::{DeviceClass, FleetDevice, FragAlgo};
 use crate::time::Timestamp;
 
 use super::air::{self, Sending};
+use super::clock;
 use super::outlook::{self, Span};
 use super::plan::{PlanError, PlanRefusal, PlanRequest, PlannedSession};
 use super::sizing;
@@ -105,6 +106,24 @@ pub(super) fn redundancy(
         refusal: PlanRefusal::Redundancy,
         field: "max_redundancy_percent",
         message: format!("{expected} fragments are expected to be needed, {most} are allowed"),
+    })
+}
+
+/// Windows open when the server says, so that its clock has to be right.
+pub(super) fn clock(
+    request: &PlanRequest<'_>,
+    sessions: &[PlannedSession],
+) -> Result<(), PlanError> {
+    if sessions.iter().all(|s| s.class == DeviceClass::A) {
+        return Ok(());
+    }
+    let off = clock::clock_off_us(request.now, request.clocks.iter().copied());
+    off.map_or(Ok(()), |ahead_us| {
+        Err(PlanError::Refused {
+            refusal: PlanRefusal::ClockDisagrees,
+            field: "",
+            message: clock::clock_words(ahead_us),
+        })
     })
 }
 

@@ -6,6 +6,7 @@
 pub mod air;
 pub mod calendar;
 mod checks;
+pub mod clock;
 mod course;
 pub mod link;
 mod outlook;

@@ -14,9 +14,9 @@ use crate::lorawan::identifiers::{DevEui, GatewayEui};
 use crate::lorawan::region::Region;
 use crate::lorawan::{PackageVersion, fragmentation, multicast_setup};
 use crate::record::{
-    AirLedger, BlockParameters, DeviceClass, DeviceProfile, DeviceReason, FleetDevice, FragAlgo,
-    GatewaySettings, Image, MulticastGroup, RebootMode, SessionWindow, SuccessCriterion, Task,
-    VersionSource,
+    AirLedger, BlockParameters, ClockReading, DeviceClass, DeviceProfile, DeviceReason,
+    FleetDevice, FragAlgo, GatewaySettings, Image, MulticastGroup, RebootMode, SessionWindow,
+    SuccessCriterion, Task, VersionSource,
 };
 use crate::time::Timestamp;
 
@@ -50,6 +50,8 @@ pub struct PlanRequest<'a> {
     pub ledgers: &'a [AirLedger],
     /// When each gateway was heard last; those that never were are not in it.
     pub heard: &'a BTreeMap<GatewayEui, Timestamp>,
+    /// What gateways with GPS say of the server's clock.
+    pub clocks: &'a [ClockReading],
 }
 
 /// A forecast that can be carried out.
@@ -166,6 +168,15 @@ pub enum PlanError {
     },
 }
 
+impl PlanError {
+    /// It may pass without anything being changed in the order.
+    pub fn may_pass(&self) -> bool {
+        use PlanRefusal::{ClockDisagrees, GatewaysOffline};
+        let passing = |refusal: &PlanRefusal| matches!(refusal, GatewaysOffline | ClockDisagrees);
+        matches!(self, Self::Refused { refusal, .. } if passing(refusal))
+    }
+}
+
 /// Why a plan is refused that is well-formed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PlanRefusal {
@@ -179,6 +190,8 @@ pub enum PlanRefusal {
     Redundancy,
     /// Every gateway that hears a device of the task is offline.
     GatewaysOffline,
+    /// The server's clock is not what its gateways' GPS time says.
+    ClockDisagrees,
 }
 
 /// Devices that can share frames: same region, packages, code and fragment size.
@@ -274,6 +287,7 @@ pub fn plan(request: &PlanRequest<'_>) -> Result<Plan, PlanError> {
         .filter_map(|d| placed.get(d).map(|(_, device)| *device))
         .collect();
     let offline = checks::gateways(request, &known, &course.usable)?;
+    checks::clock(request, &planned)?;
     Ok(Plan {
         air: course.air(&planned, &known),
         unheard: known.iter().filter(|d| d.status.links.is_empty()).count(),

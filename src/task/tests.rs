@@ -23,6 +23,7 @@ struct Network {
     gateways: Vec<GatewaySettings>,
     ledgers: Vec<AirLedger>,
     heard: BTreeMap<GatewayEui, Timestamp>,
+    clocks: Vec<ClockReading>,
 }
 
 impl Network {
@@ -36,6 +37,7 @@ impl Network {
             heard: gateways.iter().map(|g| (g.eui, NOW)).collect(),
             gateways,
             ledgers: Vec::new(),
+            clocks: Vec::new(),
         }
     }
 
@@ -58,6 +60,7 @@ impl Network {
             gateways: &self.gateways,
             ledgers: &self.ledgers,
             heard: &self.heard,
+            clocks: &self.clocks,
         })
     }
 
@@ -333,6 +336,23 @@ fn the_best_gateway_serves_who_is_heard_by_none_well() {
     network.task.options.data_rate = Some(5);
     let plan = network.plan().unwrap();
     assert_eq!(plan.sessions[0].gateways, [GatewayEui(2)]);
+}
+
+#[test]
+fn a_clock_that_is_off_opens_no_windows() {
+    let mut network = Network::new(5_000, 2).with(3, &[(1, 9.0)]);
+    let reading = |seconds: i64| ClockReading {
+        ahead_us: seconds * 1_000_000,
+        at: NOW,
+    };
+    network.clocks = vec![reading(0), reading(4)];
+    network.plan().unwrap();
+    network.clocks = vec![reading(-7), reading(4), reading(-8)];
+    assert_eq!(network.refusal(), (PlanRefusal::ClockDisagrees, ""));
+    assert!(network.plan().unwrap_err().may_pass());
+    // Class A has no windows.
+    network.task.options.class = Some(DeviceClass::A);
+    network.plan().unwrap();
 }
 
 #[test]

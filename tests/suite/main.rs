@@ -38,6 +38,7 @@ mod properties_decoders;
 mod properties_multi_package;
 mod queue;
 mod rules;
+mod server_clock;
 mod simulation;
 mod slots;
 mod store_contract;

@@ -290,6 +290,7 @@ impl Net {
             data_rate: rate.parse().unwrap(),
             rssi_dbm: -90,
             snr_db: snr,
+            gps: None,
             phy_payload: bytes.to_vec(),
         })
     }

@@ -62,8 +62,11 @@ fn frequency_hz() -> impl Strategy<Value = u32> {
 fn rx_packet() -> impl Strategy<Value = RxPacket> {
     let signal = (-300_i16..=100, -1000_i16..1000);
     let air = (any::<u32>(), frequency_hz(), data_rate());
-    (air, signal, phy_payload()).prop_map(
-        |((counter_us, frequency_hz, data_rate), (rssi_dbm, tenths), phy_payload)| RxPacket {
+    let gps = proptest::option::of(
+        (0..4_000_000_000_000_i64).prop_map(|ms| GpsTime::from_micros(ms * 1_000)),
+    );
+    (air, signal, gps, phy_payload()).prop_map(
+        |((counter_us, frequency_hz, data_rate), (rssi_dbm, tenths), gps, phy_payload)| RxPacket {
             counter_us,
             frequency_hz,
             data_rate,
@@ -72,6 +75,7 @@ fn rx_packet() -> impl Strategy<Value = RxPacket> {
                 DataRate::Lora { .. } => f32::from(tenths) / 10.0,
                 DataRate::Fsk50 => 0.0,
             },
+            gps,
             phy_payload,
         },
     )
@@ -263,6 +267,7 @@ proptest! {
             data_rate: packet.data_rate,
             rssi_dbm: packet.rssi_dbm,
             snr_db: packet.snr_db,
+            gps: packet.gps,
             phy_payload: packet.phy_payload.clone(),
         };
         let received = Received { frames: vec![packet], ..Received::default() };

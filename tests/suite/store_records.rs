@@ -252,6 +252,10 @@ pub(crate) fn gateway_status() -> GatewayStatus {
             malformed: 7,
             airtime_us: 8,
         },
+        clock: Some(ClockReading {
+            ahead_us: -9,
+            at: at(12),
+        }),
     }
 }
 

@@ -240,6 +240,12 @@ impl World {
             .note(None, || format!("the server dies, back in {away:?}"));
     }
 
+    /// Sets the server's clock so far ahead of true time, or behind it (microseconds). It never goes back while the
+    /// server runs: the server has to be away then.
+    pub fn set_server_clock(&mut self, ahead_us: i64) {
+        self.shared.server_ahead_us.set(ahead_us);
+    }
+
     /// Writes records past the loop, as the API does with images and drafts.
     ///
     /// # Panics

@@ -262,6 +262,7 @@ fn message(gateway: GatewayEui, frame: Received, arrives_at: Timestamp) -> Gatew
         data_rate: frame.data_rate,
         rssi_dbm: frame.rssi_dbm,
         snr_db: frame.snr_db,
+        gps: frame.gps,
         phy_payload: frame.phy_payload,
     })
 }

@@ -156,6 +156,7 @@ mod tests {
                 data_rate: DataRate::Fsk50,
                 rssi_dbm: -100,
                 snr_db,
+                gps: None,
                 phy_payload: vec![1, 2, 3],
             },
             received_at: at(received_ms),

@@ -55,6 +55,8 @@ pub struct ReceivedFrame {
     pub rssi_dbm: i16,
     /// Signal-to-noise ratio, dB; 0 for FSK.
     pub snr_db: f32,
+    /// The gateway's GPS time at the end of the frame, if it tells one.
+    pub gps: Option<GpsTime>,
     /// PHYPayload, 1..=255 bytes.
     pub phy_payload: Vec<u8>,
 }

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use super::clock::CounterClock;
+use super::gps::GpsClock;
 use crate::lorawan::region::SubBand;
 use crate::record::{Change, Gateway, GatewaySettings, GatewayStatus};
-use crate::time::Timestamp;
+use crate::time::{GpsTime, Timestamp};
 
 /// How often a status is written while it changes.
 const FLUSH_INTERVAL: Duration = Duration::from_secs(30);
@@ -24,6 +25,7 @@ pub(super) struct GatewayState {
     pub(super) settings: GatewaySettings,
     pub(super) status: GatewayStatus,
     pub(super) clock: CounterClock,
+    gps: GpsClock,
     /// Before this moment the share of air the operator allows is used up.
     pub(super) paced_until: Timestamp,
     last_heard: Option<Timestamp>,
@@ -38,8 +40,13 @@ impl GatewayState {
         Self {
             last_flushed: gateway.status.last_seen,
             settings: gateway.settings,
-            status: gateway.status,
+            // The server's clock may have been set since.
+            status: GatewayStatus {
+                clock: None,
+                ..gateway.status
+            },
             clock: CounterClock::default(),
+            gps: GpsClock::default(),
             paced_until: Timestamp::default(),
             last_heard: None,
             last_reported: None,
@@ -66,6 +73,13 @@ impl GatewayState {
             self.last_reported = Some(at);
         }
         due
+    }
+
+    /// A frame ended at this GPS time by the gateway, and its message arrived at `at`.
+    pub(super) fn tells_time(&mut self, gps: GpsTime, at: Timestamp) {
+        if let Some(reading) = self.gps.observe(gps, at) {
+            self.status_mut().clock = Some(reading);
+        }
     }
 
     /// Heard within `liveness`.

@@ -16,6 +16,7 @@ mod deduplication;
 mod downlinks;
 mod gateway_message;
 mod gateways;
+mod gps;
 mod groups;
 mod joins;
 mod ledger;
@@ -39,7 +40,9 @@ use self::schedule::Gaps;
 use self::sessions::Devices;
 use super::{Network, NetworkCommand, NetworkCounters, NetworkEvent, Sending};
 use crate::lorawan::identifiers::{DevAddr, DevEui, GatewayEui};
-use crate::record::{AirLedger, Gateway, GatewayStatus, NetworkRequest, Snapshot, Target};
+use crate::record::{
+    AirLedger, ClockReading, Gateway, GatewayStatus, NetworkRequest, Snapshot, Target,
+};
 use crate::time::Timestamp;
 
 pub use counters::NativeCounters;
@@ -263,6 +266,13 @@ impl Network for Native {
 
     fn air_ledgers(&self) -> Vec<AirLedger> {
         self.air.ledgers()
+    }
+
+    fn clock_readings(&self) -> Vec<ClockReading> {
+        let gateways = self.air.gateways.values();
+        gateways
+            .filter_map(|gateway| gateway.status.clock)
+            .collect()
     }
 
     fn counts(&self) -> NetworkCounters {

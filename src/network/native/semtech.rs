@@ -110,6 +110,8 @@ pub struct RxPacket {
     pub rssi_dbm: i16,
     /// `lsnr`, dB; 0 for FSK.
     pub snr_db: f32,
+    /// `tmms`: the gateway's GPS time of reception, if it has one; whole milliseconds.
+    pub gps: Option<GpsTime>,
     /// `data`, 1..=255 bytes.
     pub phy_payload: Vec<u8>,
 }
@@ -353,6 +355,7 @@ fn rx_packet(entry: &Value) -> Option<RxPacket> {
             DataRate::Lora { .. } => decibels(signal("lsnr", "lsnr").unwrap_or(0.0)),
             DataRate::Fsk50 => 0.0,
         },
+        gps: gps_time(entry),
         phy_payload: phy_payload(entry)?,
     })
 }
@@ -360,22 +363,24 @@ fn rx_packet(entry: &Value) -> Option<RxPacket> {
 fn tx_packet(entry: &Value) -> Option<TxPacket> {
     let immediately = entry.get("imme").and_then(Value::as_bool) == Some(true);
     let counter = || u32::try_from(entry.get("tmst")?.as_u64()?).ok();
-    let gps = || {
-        let millis = entry.get("tmms")?.as_i64().filter(|millis| *millis >= 0)?;
-        Some(GpsTime::from_micros(millis.checked_mul(1_000)?))
-    };
     Some(TxPacket {
         when: if immediately {
             When::Immediately
         } else {
             let by_counter = counter().map(When::Counter);
-            by_counter.or_else(|| gps().map(When::Gps))?
+            by_counter.or_else(|| gps_time(entry).map(When::Gps))?
         },
         frequency_hz: frequency_hz(entry)?,
         data_rate: data_rate(entry)?,
         power_dbm: i8::try_from(entry.get("powe")?.as_i64()?).ok()?,
         phy_payload: phy_payload(entry)?,
     })
+}
+
+/// `tmms`: milliseconds since the GPS epoch.
+fn gps_time(entry: &Value) -> Option<GpsTime> {
+    let millis = entry.get("tmms")?.as_i64().filter(|millis| *millis >= 0)?;
+    Some(GpsTime::from_micros(millis.checked_mul(1_000)?))
 }
 
 fn rxpk(packet: &RxPacket) -> Value {
@@ -389,6 +394,9 @@ fn rxpk(packet: &RxPacket) -> Value {
     });
     if let (DataRate::Lora { .. }, Some(entry)) = (packet.data_rate, entry.as_object_mut()) {
         entry.insert("lsnr".to_owned(), json!(packet.snr_db));
+    }
+    if let (Some(at), Some(entry)) = (packet.gps, entry.as_object_mut()) {
+        entry.insert("tmms".to_owned(), json!(at.as_micros().div_euclid(1_000)));
     }
     with_contents(entry, packet.data_rate, &packet.phy_payload)
 }
@@ -547,6 +555,7 @@ mod tests {
                         data_rate: "SF7BW125".parse().unwrap(),
                         rssi_dbm: -35,
                         snr_db: 5.1,
+                        gps: None,
                         phy_payload: vec![1, 2, 3, 4],
                     },
                     RxPacket {
@@ -555,6 +564,7 @@ mod tests {
                         data_rate: DataRate::Fsk50,
                         rssi_dbm: -75,
                         snr_db: 0.0,
+                        gps: None,
                         phy_payload: vec![1, 2, 3],
                     },
                 ],

@@ -200,6 +200,7 @@ impl<C: Fn() -> Timestamp> UdpGateways<C> {
                 data_rate: packet.data_rate,
                 rssi_dbm: packet.rssi_dbm,
                 snr_db: packet.snr_db,
+                gps: packet.gps,
                 phy_payload: packet.phy_payload,
             })
         });

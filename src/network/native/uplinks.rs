@@ -76,6 +76,9 @@ impl Native {
                 self.counters.received += 1;
                 gateway.status_mut().counters.received += 1;
                 gateway.clock.observe(frame.counter_us, at);
+                if let Some(gps) = frame.gps {
+                    gateway.tells_time(gps, at);
+                }
                 let received_at = gateway.clock.time_of(frame.counter_us, at);
                 self.take_copy(Copy { frame, received_at });
             }

@@ -309,6 +309,7 @@ impl Rig {
             data_rate: uttered.data_rate.parse().unwrap(),
             rssi_dbm: -90,
             snr_db: 5.0,
+            gps: None,
             phy_payload: uttered.bytes.clone(),
         };
         let datagram = UpDatagram::PushData {
@@ -332,6 +333,7 @@ impl Rig {
             data_rate: packet.data_rate,
             rssi_dbm: packet.rssi_dbm,
             snr_db: packet.snr_db,
+            gps: packet.gps,
             phy_payload: packet.phy_payload,
         })
     }
