@@ -18,7 +18,7 @@ use lorawan_fuota::time::Timestamp;
 use crate::bound::expected_frames_mixed;
 use crate::channel::Link;
 use crate::check::CheckOptions;
-use crate::device::EndDevice;
+use crate::device::{EndDevice, StackProfile};
 use crate::fleet::{Fleet, FleetOptions, Stacks};
 use crate::lab::Lab;
 use crate::scene::Scene;
@@ -62,6 +62,29 @@ pub struct Size {
     pub devices: u32,
     /// The devices' stacks.
     pub stacks: Stacks,
+    /// What becomes of the devices' answers.
+    pub answers: Answers,
+}
+
+/// What becomes of answers on their way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Answers {
+    /// Share of all uplinks lost, percent.
+    pub lost_percent: u8,
+    /// Uplinks on one channel and data rate at one time destroy each other.
+    pub collide: bool,
+}
+
+impl Answers {
+    /// In words.
+    pub fn name(self) -> String {
+        let collide = if self.collide { ", collide" } else { "" };
+        match self.lost_percent {
+            0 if self.collide => "collide".to_owned(),
+            0 => "all come".to_owned(),
+            percent => format!("{percent} % lost{collide}"),
+        }
+    }
 }
 
 /// One run of one row.
@@ -128,7 +151,7 @@ pub fn measure(row: &Row, size: Size, seed: u64) -> Measured {
     let parts = parts(row, size.devices);
     scene
         .world
-        .lab_mut(|lab| set_losses(lab, &scene.fleet, &parts));
+        .lab_mut(|lab| set_losses(lab, &scene.fleet, &parts, size.answers));
     // Everybody joins before the task is ordered.
     scene.world.run_until(UPLINK_INTERVAL * 2, |_| false);
     let mut task = scene.draft();
@@ -225,9 +248,7 @@ pub fn head() -> String {
 
 /// A row's lines of the table: ours, the perfect sender, the computed bound, and the fixed policies; means over runs.
 pub fn lines(row: &Row, size: Size, runs: &[Measured]) -> String {
-    let mean = |of: &dyn Fn(&Measured) -> f64| {
-        runs.iter().map(of).sum::<f64>() / f64::from(u32::try_from(runs.len().max(1)).unwrap_or(1))
-    };
+    let mean = |of: &dyn Fn(&Measured) -> f64| mean(runs, of);
     let bound = expected_frames_mixed(size.nb_frag, &parts(row, size.devices));
     let frames = mean(&|m| whole(m.frames));
     let perfect = mean(&|m| whole(m.perfect));
@@ -272,15 +293,68 @@ pub fn lines(row: &Row, size: Size, runs: &[Measured]) -> String {
     out
 }
 
-fn set_losses(lab: &mut Lab, fleet: &Fleet, parts: &[(f64, u32)]) {
+/// What the second table compares: every stack where all answers come, and answers lost or in collision.
+pub fn conditions() -> Vec<(Stacks, Answers)> {
+    let lost = |lost_percent, collide| Answers {
+        lost_percent,
+        collide,
+    };
+    let stacks = StackProfile::ALL.map(Stacks::One).into_iter();
+    let by_the_book = Stacks::One(StackProfile::SpecV1);
+    let answers = [
+        lost(0, true),
+        lost(10, false),
+        lost(10, true),
+        lost(30, true),
+    ];
+    stacks
+        .chain([Stacks::Mix])
+        .map(|stacks| (stacks, Answers::default()))
+        .chain(answers.map(|answers| (by_the_book, answers)))
+        .collect()
+}
+
+/// The second table's head, in Markdown.
+pub fn conditions_head() -> String {
+    "| stack | answers | frames | to perfect | updated | rounds | polls | answers heard | time s | listening s |\n\
+     |---|---|---|---|---|---|---|---|---|---|\n"
+        .to_owned()
+}
+
+/// A line of the second table: means over runs.
+pub fn conditions_line(size: Size, runs: &[Measured]) -> String {
+    let mean = |of: &dyn Fn(&Measured) -> f64| mean(runs, of);
+    let frames = mean(&|m| whole(m.frames));
+    let perfect = mean(&|m| whole(m.perfect));
+    format!(
+        "| {} | {} | {frames:.1} | {:+.2} % | {:.2} % | {:.1} | {:.1} | {:.0} | {:.0} | {:.0} |\n",
+        size.stacks.name(),
+        size.answers.name(),
+        (frames / perfect - 1.0) * 100.0,
+        mean(&|m| whole(m.updated) / whole(m.devices.max(1))) * 100.0,
+        mean(&|m| whole(m.rounds)),
+        mean(&|m| whole(m.polls)),
+        mean(&|m| whole(m.answers)),
+        mean(&|m| m.elapsed.as_secs_f64()),
+        mean(&|m| m.listening.as_secs_f64()),
+    )
+}
+
+fn mean(runs: &[Measured], of: &dyn Fn(&Measured) -> f64) -> f64 {
+    let count = u32::try_from(runs.len().max(1)).unwrap_or(1);
+    runs.iter().map(of).sum::<f64>() / f64::from(count)
+}
+
+fn set_losses(lab: &mut Lab, fleet: &Fleet, parts: &[(f64, u32)], answers: Answers) {
     let channel = lab.channel_mut();
-    channel.set_collisions(false);
+    channel.set_collisions(answers.collide);
     let mut devices = fleet.devices.iter();
     for (loss, count) in parts {
         for device in devices.by_ref().take(usize::try_from(*count).unwrap_or(0)) {
             for gateway in &fleet.gateways {
                 let link = channel.link(*gateway, device.dev_eui).map(|link| Link {
                     downlink_loss: *loss,
+                    uplink_loss: f64::from(answers.lost_percent) / 100.0,
                     ..link
                 });
                 channel.set_link(*gateway, device.dev_eui, link);
@@ -320,7 +394,6 @@ fn whole(n: u64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::device::StackProfile;
 
     #[test]
     fn a_fleet_is_divided_without_rest() {
@@ -335,6 +408,7 @@ mod tests {
             nb_frag: 100,
             devices: 40,
             stacks: Stacks::One(StackProfile::SpecV1),
+            answers: Answers::default(),
         };
         for row in &ROWS[..2] {
             let measured = measure(row, size, 1);
