@@ -7,12 +7,14 @@
 
 pub mod beacon;
 pub mod bound;
+pub mod calibration;
 pub mod channel;
 pub mod check;
 pub mod checkers;
 pub mod counter_watch;
 pub mod demo;
 pub mod device;
+pub mod energy;
 pub mod fleet;
 pub mod forecast;
 pub mod forecast_command;

@@ -3,8 +3,10 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use fuota_simulator::calibration;
 use fuota_simulator::check;
 use fuota_simulator::demo::{self, DemoArgs};
+use fuota_simulator::energy::PowerProfile;
 use fuota_simulator::fleet::Stacks;
 use fuota_simulator::forecast_command::{self, ForecastArgs};
 use fuota_simulator::lab_command::{self, LabArgs};
@@ -29,6 +31,8 @@ enum Command {
     Check(CheckArgs),
     /// Measure what a distribution costs beside the least it could cost; prints a table in Markdown.
     Redundancy(RedundancyArgs),
+    /// Compare the simulator with a published experiment on hardware: energy and time; prints a table in Markdown.
+    Calibrate,
     /// Compare forecasts with what comes, in many random worlds; prints a table in Markdown.
     Forecast(ForecastArgs),
 }
@@ -74,7 +78,14 @@ fn main() -> ExitCode {
         Command::Check(args) => check_worlds(&args),
         Command::Redundancy(args) => redundancy_command::run(&args),
         Command::Forecast(args) => forecast_command::run(&args),
+        Command::Calibrate => calibrate(),
     }
+}
+
+#[expect(clippy::print_stdout, reason = "the result of the command")]
+fn calibrate() -> ExitCode {
+    print!("{}", calibration::table(&PowerProfile::STM32WL55));
+    ExitCode::SUCCESS
 }
 
 #[expect(clippy::print_stderr, reason = "why there is no lab")]

@@ -187,13 +187,16 @@ fn evaluate(world: &World, id: &TaskId, violations: Vec<String>) -> Measured {
             .collect()
     });
     completions.sort_unstable();
+    use DeviceState::{Rebooting, ReportedReceived, Running, Verified};
     let known = |d: &TaskDevice| {
-        let at = d.entered.get(&DeviceState::ReportedReceived);
-        at.or_else(|| d.entered.get(&DeviceState::Verified))
-            .map_or(Duration::ZERO, |at| at.since(window))
+        // Where answers are not enough, the device's own check or its new version is what tells.
+        let first = [ReportedReceived, Verified, Rebooting, Running]
+            .iter()
+            .find_map(|state| d.entered.get(state));
+        first.map_or(Duration::ZERO, |at| at.since(window))
     };
     let listening: Duration = devices.iter().map(known).sum();
-    let running = devices.iter().filter(|d| d.state == DeviceState::Running);
+    let running = devices.iter().filter(|d| d.state == Running);
     Measured {
         frames: count(frames.len()) + counters.poll_frames,
         polls: counters.poll_frames,

@@ -17,6 +17,7 @@ mod fragmentation;
 mod link;
 mod log;
 mod mac;
+mod meter;
 mod multicast;
 mod outbox;
 mod radio;
@@ -48,6 +49,7 @@ pub use config::{
 };
 pub use fragmentation::DecoderProgress;
 pub use log::{EventLog, FrameCounts};
+pub use meter::RadioTime;
 pub use multicast::{McGroup, McSession};
 pub use radio::{Listening, WINDOW_TOLERANCE};
 pub use stack::{
@@ -64,6 +66,7 @@ use firmware::FirmwareManagement;
 use fragmentation::Fragmentation;
 use link::Link;
 use mac::Mac;
+use meter::{Continuous, Meter};
 use multicast::MulticastSetup;
 use outbox::Outbox;
 
@@ -94,6 +97,7 @@ pub struct EndDevice {
     random: Random,
     log: EventLog,
     counts: FrameCounts,
+    meter: Meter,
     clock: DeviceClock,
     link: Link,
     mac: Mac,
@@ -162,6 +166,13 @@ impl EndDevice {
     /// What it sent and heard.
     pub fn counts(&self) -> &FrameCounts {
         &self.counts
+    }
+
+    /// How long its radio was on until `now`.
+    pub fn radio_time(&self, now: Timestamp) -> RadioTime {
+        let mut meter = self.meter;
+        meter.listened(now, self.listened_until(now));
+        meter.sum()
     }
 
     /// Its last events.
@@ -240,6 +251,28 @@ impl EndDevice {
         })
     }
 
+    /// What listened since the meter was read last, other than windows of class A.
+    fn listened_until(&self, now: Timestamp) -> Continuous {
+        let (from, until) = self.meter.span(now);
+        if self.is_off(from) {
+            return Continuous::default();
+        }
+        let always = self.config.class == Class::C && self.link.session.is_some();
+        if always {
+            return Continuous {
+                on: until.since(from),
+                ..Continuous::default()
+            };
+        }
+        self.multicast.listened(&self.clock, from, until)
+    }
+
+    /// Something is about to change: what listened until now is put down.
+    fn read_meter(&mut self, now: Timestamp) {
+        let listened = self.listened_until(now);
+        self.meter.listened(now, listened);
+    }
+
     fn uplink_wanted_at(&self) -> Timestamp {
         if self.link.session.is_none() {
             return self.link.next_join_at();
@@ -267,6 +300,7 @@ impl EndDevice {
             random,
             log: EventLog::default(),
             counts: FrameCounts::default(),
+            meter: Meter::start(start),
             mac: Mac::default(),
             outbox: Outbox::default(),
             clock_sync: ClockSync::default(),
@@ -293,6 +327,7 @@ impl EndDevice {
             Some(_) => self.boot(now),
             None => {}
         }
+        self.read_meter(now);
         if self.firmware.reboot_at().is_some_and(|at| at <= now) {
             self.go_down(now);
             return Vec::new();
@@ -319,6 +354,13 @@ impl EndDevice {
             frequency_hz,
             data_rate,
         };
+        let unused = self.link.radio.unused_windows(start, tuned);
+        if self
+            .continuous(start)
+            .is_none_or(|_| self.multicast.is_class_b(&self.clock, start))
+        {
+            self.meter.heard(end.since(start), unused.into_iter());
+        }
         self.link.radio.lock(start, tuned, end);
     }
 
@@ -327,6 +369,7 @@ impl EndDevice {
         if self.is_off(now) {
             return;
         }
+        self.read_meter(now);
         match Frame::parse(phy_payload) {
             Ok(Frame::JoinAccept(accept)) => match self.link.accept(&self.config, &accept) {
                 Ok(true) => self.joined(now),
@@ -353,6 +396,7 @@ impl EndDevice {
 
     /// Reboots at once, as after a power failure. A good image is installed.
     pub fn reset(&mut self, now: Timestamp) {
+        self.read_meter(now);
         self.go_down(now);
     }
 
@@ -363,6 +407,7 @@ impl EndDevice {
 
     /// Moves its clock, as a bad crystal or a wrong source of time does.
     pub fn step_clock(&mut self, now: Timestamp, by_us: i64) {
+        self.read_meter(now);
         self.clock.step(now, by_us);
         self.log
             .note(now, format_args!("clock stepped by {by_us} us"));
@@ -370,7 +415,14 @@ impl EndDevice {
 
     /// Its clock runs fast by so many microseconds per second from now on.
     pub fn set_drift(&mut self, now: Timestamp, drift_ppm: i32) {
+        self.read_meter(now);
         self.clock.run_at(now, drift_ppm);
+    }
+
+    /// From now on it sends application uplinks so often; the next one comes after that time.
+    pub fn set_uplink_interval(&mut self, now: Timestamp, interval: Duration) {
+        self.config.uplinks.interval = interval;
+        self.application_at = now + interval;
     }
 
     /// It takes up to so long to answer, where the package sets no delay.

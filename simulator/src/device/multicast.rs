@@ -21,6 +21,7 @@ use lorawan_fuota::time::Timestamp;
 use super::class_b::{self, BeaconLock, PingSlots};
 use super::clock::DeviceClock;
 use super::environment::Environment;
+use super::meter::{self, Continuous};
 use super::outbox::{Content, time_to_start};
 use super::radio::Listening;
 use super::reading::read_commands;
@@ -103,6 +104,44 @@ impl MulticastSetup {
                 clock.is_set() && session.is_on(gps_us) && open
             })
             .map(|session| session.tuned)
+    }
+
+    /// How long the session that is on listened in a span of time; of several at once, the longest.
+    pub(super) fn listened(
+        &self,
+        clock: &DeviceClock,
+        from: Timestamp,
+        until: Timestamp,
+    ) -> Continuous {
+        let mut all = Continuous::default();
+        if !clock.is_set() {
+            return all;
+        }
+        let (from_us, until_us) = (clock.gps_us(from), clock.gps_us(until));
+        for session in self.groups.iter().flatten().filter_map(|g| g.session) {
+            let on = session.ends_at_us.min(until_us) - session.starts_at_us.max(from_us);
+            let Some(on) = u64::try_from(on).ok().map(Duration::from_micros) else {
+                continue;
+            };
+            match session.ping_slots {
+                None => all.on = all.on.max(on),
+                Some(slots) if on > all.in_class_b => {
+                    let slot = meter::window(session.tuned.data_rate);
+                    all.in_class_b = on;
+                    all.slots = slot * u32::from(slots.periodicity.ping_nb());
+                }
+                Some(_) => {}
+            }
+        }
+        all
+    }
+
+    /// Whether the session that is on is of class B.
+    pub(super) fn is_class_b(&self, clock: &DeviceClock, at: Timestamp) -> bool {
+        let gps_us = clock.gps_us(at);
+        let sessions = self.groups.iter().flatten().filter_map(|g| g.session);
+        let mut on = sessions.filter(|session| session.is_on(gps_us));
+        clock.is_set() && on.any(|session| session.ping_slots.is_some())
     }
 
     /// Whether a class B session is on, or about to begin.

@@ -104,6 +104,22 @@ impl Radio {
         continuous == Some(tuned) && !self.interrupted(tuned, start, end)
     }
 
+    /// Data rates of the windows that need not be waited in when a frame begins in one of them: that one and those
+    /// behind it.
+    pub(super) fn unused_windows(&self, start: Timestamp, tuned: Listening) -> Vec<DataRate> {
+        let is_it = |w: &&Window| w.tuned == tuned && apart(start, w.opens) <= WINDOW_TOLERANCE;
+        let Some(first) = self.open_windows().find(is_it) else {
+            return Vec::new();
+        };
+        let behind = self.open_windows().filter(|w| w.opens >= first.opens);
+        behind.map(|w| w.tuned.data_rate).collect()
+    }
+
+    /// Data rates of the windows of the last uplink.
+    pub(super) fn windows(&self) -> impl Iterator<Item = DataRate> {
+        self.open_windows().map(|window| window.tuned.data_rate)
+    }
+
     /// What is listened to at a moment.
     pub(super) fn listening(
         &self,

@@ -33,6 +33,7 @@ impl EndDevice {
         };
         let airtime = air_time(channel.data_rate, phy_payload.len());
         self.link.sent(&self.config, channel, now, airtime, is_join);
+        self.meter.sent(airtime, self.link.radio.windows());
         self.counts.sent += 1;
         Some(Uplink {
             frequency_hz: channel.frequency_hz,
