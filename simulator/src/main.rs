@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use fuota_simulator::calibration;
 use fuota_simulator::check;
+use fuota_simulator::compare_command::{self, CompareArgs};
 use fuota_simulator::demo::{self, DemoArgs};
 use fuota_simulator::energy::PowerProfile;
 use fuota_simulator::fleet::Stacks;
@@ -33,6 +34,8 @@ enum Command {
     Redundancy(RedundancyArgs),
     /// Compare the simulator with a published experiment on hardware: energy and time; prints a table in Markdown.
     Calibrate,
+    /// Put our distribution beside the rules of other systems, on the same losses; prints a table, draws it.
+    Compare(CompareArgs),
     /// Compare forecasts with what comes, in many random worlds; prints a table in Markdown.
     Forecast(ForecastArgs),
 }
@@ -79,6 +82,7 @@ fn main() -> ExitCode {
         Command::Redundancy(args) => redundancy_command::run(&args),
         Command::Forecast(args) => forecast_command::run(&args),
         Command::Calibrate => calibrate(),
+        Command::Compare(args) => compare_command::run(&args),
     }
 }
 

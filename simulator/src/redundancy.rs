@@ -64,6 +64,30 @@ pub struct Size {
     pub stacks: Stacks,
     /// What becomes of the devices' answers.
     pub answers: Answers,
+    /// What the frames are like.
+    pub frames: Frames,
+}
+
+/// What the frames of a distribution are like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Frames {
+    /// Regional parameters.
+    pub region: Region,
+    /// Data rate index.
+    pub data_rate: u8,
+    /// Bytes of a fragment.
+    pub frag_size: u8,
+}
+
+impl Default for Frames {
+    /// The count of frames does not depend on their size, the time to simulate does.
+    fn default() -> Self {
+        Self {
+            region: Region::Us915,
+            data_rate: 13,
+            frag_size: 40,
+        }
+    }
 }
 
 /// What becomes of answers on their way.
@@ -106,6 +130,8 @@ pub struct Measured {
     pub rounds: u64,
     /// Status answers that came.
     pub answers: u64,
+    /// Time on air of the frames for the group.
+    pub airtime: Duration,
     /// From the start of the window to the last fragment.
     pub elapsed: Duration,
     /// Mean over the devices: from the start of the window until it is known that they have everything.
@@ -114,8 +140,6 @@ pub struct Measured {
     pub violations: Vec<String>,
 }
 
-/// Bytes per fragment: the count of frames does not depend on it, the time to simulate does.
-const FRAG_SIZE: u8 = 40;
 /// From the start of the task to its window: time enough to set up everybody.
 const SETUP: Duration = Duration::from_secs(36 * 3600);
 /// Between two uplinks of a device: during its receive windows it is deaf for its group.
@@ -136,8 +160,8 @@ pub fn measure(row: &Row, size: Size, seed: u64) -> Measured {
             devices: size.devices,
             gateways: 1,
             loss: 0.0,
-            region: Region::Us915,
-            data_rate: 13,
+            region: size.frames.region,
+            data_rate: size.frames.data_rate,
             uplink_interval: UPLINK_INTERVAL,
             stacks: size.stacks,
         },
@@ -145,7 +169,7 @@ pub fn measure(row: &Row, size: Size, seed: u64) -> Measured {
         ..CheckOptions::default()
     };
     let frame = Fleet::new(options.fleet).image(&[]);
-    let length = usize::from(FRAG_SIZE) * usize::try_from(size.nb_frag).unwrap_or(0);
+    let length = usize::from(size.frames.frag_size) * usize::try_from(size.nb_frag).unwrap_or(0);
     options.image_bytes = length.saturating_sub(frame.map_or(0, |empty| empty.len()));
     let mut scene = Scene::new(&options);
     let parts = parts(row, size.devices);
@@ -155,7 +179,7 @@ pub fn measure(row: &Row, size: Size, seed: u64) -> Measured {
     // Everybody joins before the task is ordered.
     scene.world.run_until(UPLINK_INTERVAL * 2, |_| false);
     let mut task = scene.draft();
-    task.options.frag_size = Some(FRAG_SIZE);
+    task.options.frag_size = Some(size.frames.frag_size);
     scene.start(&task).expect("the task fits its fleet");
     let id = &task.id;
     let ended = scene.world.run_until(LONGEST, |w| {
@@ -210,6 +234,7 @@ fn evaluate(world: &World, id: &TaskId, violations: Vec<String>) -> Measured {
             .flat_map(|s| &s.rounds)
             .map(|r| u64::from(r.answers))
             .sum(),
+        airtime: Duration::from_micros(counters.multicast_airtime_us),
         elapsed: frames
             .last()
             .map_or(Duration::ZERO, |last| last.since(window)),
@@ -343,7 +368,7 @@ pub fn conditions_line(size: Size, runs: &[Measured]) -> String {
     )
 }
 
-fn mean(runs: &[Measured], of: &dyn Fn(&Measured) -> f64) -> f64 {
+pub(crate) fn mean(runs: &[Measured], of: &dyn Fn(&Measured) -> f64) -> f64 {
     let count = u32::try_from(runs.len().max(1)).unwrap_or(1);
     runs.iter().map(of).sum::<f64>() / f64::from(count)
 }
@@ -372,7 +397,7 @@ fn set_losses(lab: &mut Lab, fleet: &Fleet, parts: &[(f64, u32)], answers: Answe
     clippy::cast_sign_loss,
     reason = "a share of a number of devices"
 )]
-fn parts(row: &Row, devices: u32) -> Vec<(f64, u32)> {
+pub(crate) fn parts(row: &Row, devices: u32) -> Vec<(f64, u32)> {
     let mut parts: Vec<(f64, u32)> = row
         .parts
         .iter()
@@ -390,7 +415,7 @@ fn count(n: usize) -> u64 {
 }
 
 #[expect(clippy::cast_precision_loss, reason = "counts of frames and devices")]
-fn whole(n: u64) -> f64 {
+pub(crate) fn whole(n: u64) -> f64 {
     n as f64
 }
 
@@ -412,6 +437,7 @@ mod tests {
             devices: 40,
             stacks: Stacks::One(StackProfile::SpecV1),
             answers: Answers::default(),
+            frames: Frames::default(),
         };
         for row in &ROWS[..2] {
             let measured = measure(row, size, 1);

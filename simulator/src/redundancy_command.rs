@@ -6,8 +6,8 @@ use clap::Args;
 
 use crate::fleet::Stacks;
 use crate::redundancy::{
-    Answers, Measured, ROWS, Row, Size, conditions, conditions_head, conditions_line, head, lines,
-    measure_many,
+    Answers, Frames, Measured, ROWS, Row, Size, conditions, conditions_head, conditions_line, head,
+    lines, measure_many,
 };
 
 /// Arguments of `fuota-sim redundancy`.
@@ -47,6 +47,7 @@ pub fn run(args: &RedundancyArgs) -> ExitCode {
             lost_percent: args.answers_lost,
             collide: args.answers_collide,
         },
+        frames: Frames::default(),
     };
     let measure = |row: &Row, size| measure_many(row, size, 1..args.seeds.saturating_add(1));
     let mut sound = true;

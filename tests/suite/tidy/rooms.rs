@@ -66,6 +66,14 @@ const TABLE: &str = "
                                          simulator/device simulator/fleet simulator/lab simulator/scene
                                          simulator/world
     simulator/redundancy_command EDGE -> simulator/fleet simulator/redundancy
+    simulator/energy           PURE  -> simulator/device
+    simulator/svg              PURE  ->
+    simulator/calibration      EDGE  -> time lorawan record simulator/check simulator/device simulator/energy
+                                         simulator/fleet simulator/scene simulator/world
+    simulator/compare          EDGE  -> time lorawan simulator/bound simulator/device simulator/energy simulator/fleet
+                                         simulator/redundancy
+    simulator/compare_drawing  PURE  -> simulator/compare simulator/redundancy simulator/svg
+    simulator/compare_command  EDGE  -> simulator/compare simulator/compare_drawing
     simulator/forecast         EDGE  -> time lorawan record task simulator/check simulator/device simulator/fleet
                                          simulator/random simulator/scene simulator/world
     simulator/forecast_command EDGE  -> simulator/forecast
