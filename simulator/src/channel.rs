@@ -9,6 +9,7 @@ use lorawan_fuota::lorawan::identifiers::{DevEui, GatewayEui};
 use lorawan_fuota::time::Timestamp;
 
 use crate::gateway::OnAir;
+use crate::propagation::LinkBudget;
 use crate::random::Random;
 
 /// A gateway hears the stronger of two frames on one channel if it is stronger by so many dB.
@@ -57,6 +58,8 @@ pub struct Channel {
     seed: u64,
     links: BTreeMap<(GatewayEui, DevEui), State>,
     bursts: Option<Bursts>,
+    /// Links whose loss depends on the data rate and power of each frame too.
+    budgets: BTreeMap<(GatewayEui, DevEui), LinkBudget>,
 }
 
 #[derive(Clone, Debug)]
@@ -84,7 +87,28 @@ impl Channel {
             seed,
             links: BTreeMap::new(),
             bursts: None,
+            budgets: BTreeMap::new(),
         }
+    }
+
+    /// Frames of a link are lost as its budget says too, beside its steady loss.
+    pub fn set_budget(&mut self, gateway: GatewayEui, device: DevEui, budget: LinkBudget) {
+        self.budgets.insert((gateway, device), budget);
+    }
+
+    /// Whether a receiver at the other end notices this frame at all.
+    pub fn is_audible(&self, gateway: GatewayEui, device: DevEui, frame: &OnAir) -> bool {
+        let budget = self.budgets.get(&(gateway, device));
+        budget.is_none_or(|budget| budget.is_audible(frame.power_dbm, frame.data_rate))
+    }
+
+    /// Draws whether the budget of a link carries this frame; each one where there is no budget.
+    pub fn carries(&mut self, gateway: GatewayEui, device: DevEui, frame: &OnAir) -> bool {
+        let Some(budget) = self.budgets.get(&(gateway, device)) else {
+            return true;
+        };
+        let loss = budget.frame_loss(frame.power_dbm, frame.data_rate);
+        !self.state(gateway, device).random.chance(loss)
     }
 
     /// From now on loss comes in bursts as well, or no longer.

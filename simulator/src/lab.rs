@@ -314,6 +314,9 @@ impl Lab {
                     .channel
                     .link(gateway, member.device.dev_eui())
                     .is_none()
+                || !self
+                    .channel
+                    .is_audible(gateway, member.device.dev_eui(), frame)
             {
                 continue;
             }
@@ -337,9 +340,9 @@ impl Lab {
                 member
                     .device
                     .hears(frame.frequency_hz, frame.data_rate, frame.start, frame.end);
-            let arrives =
-                self.channel
-                    .downlink_arrives(frame.end, gateway, member.device.dev_eui());
+            let dev_eui = member.device.dev_eui();
+            let arrives = self.channel.downlink_arrives(frame.end, gateway, dev_eui)
+                && self.channel.carries(gateway, dev_eui, frame);
             if stayed && arrives {
                 if frame.beacon {
                     let payload = &frame.phy_payload;
@@ -368,6 +371,9 @@ impl Lab {
             let Some(link) = self.channel.uplink_arrives(frame.end, gateway, dev_eui) else {
                 continue;
             };
+            if !self.channel.carries(gateway, dev_eui, &frame) {
+                continue;
+            }
             if self.is_destroyed(gateway, &frame, link, device) {
                 self.counts.uplink_collisions += 1;
                 continue;

@@ -1,5 +1,6 @@
 //! The `fuota-sim` binary: the demo, a lab for any server, and random worlds to check ours in.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -13,6 +14,7 @@ use fuota_simulator::forecast_command::{self, ForecastArgs};
 use fuota_simulator::lab_command::{self, LabArgs};
 use fuota_simulator::minimise::{Simpler, log, minimise};
 use fuota_simulator::redundancy_command::{self, RedundancyArgs};
+use fuota_simulator::run_command::{self, RunArgs};
 
 /// Simulated LoRaWAN gateways and end-devices for firmware updates over the air.
 #[derive(Debug, Parser)]
@@ -28,6 +30,8 @@ enum Command {
     Demo(DemoArgs),
     /// Run gateways and end-devices for a server that runs elsewhere.
     Lab(LabArgs),
+    /// Run scenario files in virtual time and judge them by their expectations.
+    Run(RunArgs),
     /// Run one task in many random worlds, in virtual time, and check what must hold.
     Check(CheckArgs),
     /// Measure what a distribution costs beside the least it could cost; prints a table in Markdown.
@@ -42,6 +46,9 @@ enum Command {
 
 #[derive(Debug, clap::Args)]
 struct CheckArgs {
+    /// Worlds of this scenario file, instead of random ones; only --seeds, --from and --first go with it.
+    #[arg(long, value_name = "FILE")]
+    scenario: Option<PathBuf>,
     /// Worlds to try.
     #[arg(long, default_value_t = 100)]
     seeds: u64,
@@ -78,7 +85,11 @@ fn main() -> ExitCode {
     match Simulator::parse().command {
         Command::Demo(args) => demo::run(&args),
         Command::Lab(args) => run_lab(&args),
-        Command::Check(args) => check_worlds(&args),
+        Command::Run(args) => run_command::run(&args),
+        Command::Check(args) => match &args.scenario {
+            Some(file) => run_command::check(file, args.from, args.seeds, args.first),
+            None => check_worlds(&args),
+        },
         Command::Redundancy(args) => redundancy_command::run(&args),
         Command::Forecast(args) => forecast_command::run(&args),
         Command::Calibrate => calibrate(),

@@ -36,7 +36,8 @@ const TABLE: &str = "
     simulator/gateway          PURE  -> time lorawan simulator/random simulator/rule_watch simulator/beacon
     simulator/rule_watch       PURE  -> time lorawan simulator/gateway
     simulator/semtech          PURE  -> time lorawan simulator/gateway
-    simulator/channel          PURE  -> time lorawan simulator/random simulator/gateway
+    simulator/propagation      PURE  -> lorawan simulator/random
+    simulator/channel          PURE  -> time lorawan simulator/random simulator/gateway simulator/propagation
     simulator/lab              PURE  -> time lorawan firmware erasure simulator/random simulator/channel
                                         simulator/gateway simulator/device
     simulator/udp              SHELL -> time lorawan simulator/gateway simulator/semtech
@@ -77,8 +78,13 @@ const TABLE: &str = "
     simulator/forecast         EDGE  -> time lorawan record task simulator/check simulator/device simulator/fleet
                                          simulator/random simulator/scene simulator/world
     simulator/forecast_command EDGE  -> simulator/forecast
+    simulator/scenario         EDGE  -> time lorawan firmware record runtime simulator/channel simulator/check
+                                        simulator/checkers simulator/device simulator/gateway simulator/lab
+                                        simulator/propagation simulator/random simulator/world
+    simulator/run_command      EDGE  -> simulator/scenario
     simulator/main             EDGE  -> simulator/check simulator/demo simulator/fleet simulator/lab_command
                                          simulator/minimise simulator/redundancy_command simulator/forecast_command
+                                         simulator/run_command
 ";
 
 /// Crates that PURE rooms do not name.
