@@ -31,6 +31,8 @@ pub mod random;
 pub mod realtime;
 pub mod redundancy;
 pub mod redundancy_command;
+pub mod report;
+pub mod report_command;
 pub mod rule_watch;
 pub mod run_command;
 pub mod scenario;

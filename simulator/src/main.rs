@@ -14,6 +14,7 @@ use fuota_simulator::forecast_command::{self, ForecastArgs};
 use fuota_simulator::lab_command::{self, LabArgs};
 use fuota_simulator::minimise::{Simpler, log, minimise};
 use fuota_simulator::redundancy_command::{self, RedundancyArgs};
+use fuota_simulator::report_command::{self, ReportArgs};
 use fuota_simulator::run_command::{self, RunArgs};
 
 /// Simulated LoRaWAN gateways and end-devices for firmware updates over the air.
@@ -34,6 +35,8 @@ enum Command {
     Run(RunArgs),
     /// Run one task in many random worlds, in virtual time, and check what must hold.
     Check(CheckArgs),
+    /// Run a scenario and draw what came of it: one HTML page.
+    Report(ReportArgs),
     /// Measure what a distribution costs beside the least it could cost; prints a table in Markdown.
     Redundancy(RedundancyArgs),
     /// Compare the simulator with a published experiment on hardware: energy and time; prints a table in Markdown.
@@ -90,6 +93,7 @@ fn main() -> ExitCode {
             Some(file) => run_command::check(file, args.from, args.seeds, args.first),
             None => check_worlds(&args),
         },
+        Command::Report(args) => report_command::run(&args),
         Command::Redundancy(args) => redundancy_command::run(&args),
         Command::Forecast(args) => forecast_command::run(&args),
         Command::Calibrate => calibrate(),

@@ -11,7 +11,9 @@ mod verdicts;
 mod windows;
 
 use std::fmt;
+use std::time::Duration;
 
+use lorawan_fuota::lorawan::airtime::DataRate;
 use lorawan_fuota::lorawan::identifiers::{DevEui, GatewayEui};
 use lorawan_fuota::record::Change;
 use lorawan_fuota::time::Timestamp;
@@ -97,6 +99,21 @@ pub struct Event {
     pub what: String,
 }
 
+/// A frame a gateway sent, as far as the air is concerned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SentFrame {
+    /// Its first moment.
+    pub at: Timestamp,
+    /// How long it was on air.
+    pub airtime: Duration,
+    /// Who sent it.
+    pub gateway: GatewayEui,
+    /// Centre, in Hz.
+    pub frequency_hz: u32,
+    /// Modulation.
+    pub data_rate: DataRate,
+}
+
 /// All checkers that look on while a run lasts.
 #[derive(Default)]
 pub struct Checkers {
@@ -108,6 +125,8 @@ pub struct Checkers {
     violations: Vec<Violation>,
     /// `None` where nobody wants to know.
     events: Option<Vec<Event>>,
+    /// `None` where nobody wants to know.
+    frames: Option<Vec<SentFrame>>,
 }
 
 /// One broken property: which, at which device, how.
@@ -138,6 +157,15 @@ impl Checkers {
         broken.extend(self.windows.on_air(frame));
         let multicast = self.windows.session(frame).is_some();
         broken.extend(self.share.on_air(gateway, frame, multicast));
+        if let Some(frames) = &mut self.frames {
+            frames.push(SentFrame {
+                at: frame.start,
+                airtime: frame.end.since(frame.start),
+                gateway,
+                frequency_hz: frame.frequency_hz,
+                data_rate: frame.data_rate,
+            });
+        }
         if let Some(events) = &mut self.events {
             let air_ms = frame.end.since(frame.start).as_millis();
             let sent = self.counters.last();
@@ -158,7 +186,7 @@ impl Checkers {
     }
 
     /// The server's clock may be off by this from now on.
-    pub fn tolerate_clock(&mut self, off: std::time::Duration) {
+    pub fn tolerate_clock(&mut self, off: Duration) {
         self.windows.tolerate(off);
     }
 
@@ -212,6 +240,16 @@ impl Checkers {
     /// From now on events are kept.
     pub fn keep_events(&mut self) {
         self.events.get_or_insert_default();
+    }
+
+    /// From now on frames are kept, with what they took of the air.
+    pub fn keep_frames(&mut self) {
+        self.frames.get_or_insert_default();
+    }
+
+    /// The frames kept, in the order they began.
+    pub fn frames(&self) -> &[SentFrame] {
+        self.frames.as_deref().unwrap_or_default()
     }
 
     /// Something happened.

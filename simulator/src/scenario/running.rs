@@ -248,15 +248,20 @@ impl Running {
     /// Runs until the task has ended, or is held and nobody will let it go on; false if it takes longer than the
     /// scenario allows.
     pub fn follow(&mut self) -> bool {
+        self.follow_with(&mut |_| {})
+    }
+
+    /// As [`Running::follow`], and shows the world to `look` whenever something happened.
+    pub fn follow_with(&mut self, look: &mut dyn FnMut(&World)) -> bool {
         if self.refused.is_some() {
             return true;
         }
-        let (ended, errors) = watch_errors(|| self.follow_to_the_end());
+        let (ended, errors) = watch_errors(|| self.follow_to_the_end(look));
         self.errors.extend(errors);
         ended
     }
 
-    fn follow_to_the_end(&mut self) -> bool {
+    fn follow_to_the_end(&mut self, look: &mut dyn FnMut(&World)) -> bool {
         let end = self.begun + self.scenario.longest;
         loop {
             let next = self
@@ -266,6 +271,7 @@ impl Running {
                 .map_or(end, |(at, _)| (*at).min(end));
             let id = self.task.id.clone();
             let stops = |world: &World| {
+                look(world);
                 let state = world.checkers(|c| c.records.tasks.get(&id).map(|t| t.state));
                 state.is_some_and(|state| state.is_terminal() || is_held(state))
             };

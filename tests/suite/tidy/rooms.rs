@@ -71,6 +71,9 @@ const TABLE: &str = "
     simulator/svg              PURE  ->
     simulator/calibration      EDGE  -> time lorawan record simulator/check simulator/device simulator/energy
                                          simulator/fleet simulator/scene simulator/world
+    simulator/report           EDGE  -> time lorawan record simulator/checkers simulator/device simulator/energy
+                                         simulator/gateway simulator/scenario simulator/svg simulator/world
+    simulator/report_command   EDGE  -> simulator/report simulator/scenario
     simulator/compare          EDGE  -> time lorawan simulator/bound simulator/device simulator/energy simulator/fleet
                                          simulator/redundancy
     simulator/compare_drawing  PURE  -> simulator/compare simulator/redundancy simulator/svg
