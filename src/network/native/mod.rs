@@ -21,6 +21,7 @@ mod groups;
 mod joins;
 mod ledger;
 mod mac;
+mod packets;
 mod receive_windows;
 mod schedule;
 pub mod semtech;
