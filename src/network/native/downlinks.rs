@@ -171,7 +171,8 @@ impl Native {
         let mut chosen = None;
         for reception in &device.heard_by {
             let eui = reception.gateway;
-            match self.air.earliest(now, eui, &emission, from, now, false) {
+            // What need not be an answer can wait for the operator's share of the air.
+            match self.air.earliest(now, eui, &emission, from, now, true) {
                 Ok(start) if start.at <= downlink.deadline => {
                     chosen = Some((eui, start));
                     break;
