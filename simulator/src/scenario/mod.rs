@@ -10,6 +10,8 @@ mod expectations;
 mod groups;
 mod junit;
 mod kinds;
+#[cfg(test)]
+mod manual;
 mod order;
 mod outcome;
 mod radio;
@@ -152,7 +154,7 @@ impl Scenario {
         let region = root.needed("region", word(&regions));
         let region = region.unwrap_or(Region::Eu868);
         let start = root.or("start", moment, START);
-        let longest = root.or("longest", time_in(minute..=DAY * 60), DAY);
+        let longest = root.get("longest", time_in(minute..=DAY * 60));
         let radio = radio::read(root);
         let gateways = site::read(file, root);
         let stacks = stacks::read(file, root);
@@ -177,6 +179,10 @@ impl Scenario {
         };
         let task = order::read_task(file, root, &ordered);
         let expect = expectations::read(file, root, &groups);
+        let longest = longest.unwrap_or_else(|| {
+            let cleaned = task.options.cleanup_within + minute * 60;
+            DAY.max(task.deadline.map_or(DAY, |deadline| deadline + cleaned))
+        });
         Self {
             name,
             about,
