@@ -62,7 +62,8 @@ pub fn run(args: &RunArgs) -> ExitCode {
             } else {
                 scenario.run(seed)
             };
-            if !args.json && !(args.quiet && outcome.passed) {
+            let silent = args.json || (args.quiet && outcome.passed);
+            if !silent {
                 print(&summary(&outcome));
             }
             outcomes.push(outcome);

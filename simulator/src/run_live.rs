@@ -84,7 +84,11 @@ async fn live(
     args: &LiveArgs,
 ) -> Result<Outcome> {
     let clock = WallClock::start();
-    let site = Site::new(scenario, seed);
+    let mut site = Site::new(scenario, seed);
+    if args.api.is_some() {
+        let seconds = clock.now().as_unix_seconds();
+        site.renumber(seconds.unsigned_abs());
+    }
     let mut lab = site.lab(scenario, clock.now());
     lab.channel_mut().set_bursts(scenario.radio.bursts);
     let mut radio = RealTime::open(lab, clock, server).await?;
@@ -469,7 +473,7 @@ fn outcome(
                 .map(|task| word(task.state_reason().as_str_name(), "TASK_REASON_")),
             text: task.map_or_else(String::new, |task| task.state_message.clone()),
         },
-        duration_s: ended.then(|| took.as_secs_f64()),
+        duration_s: ended.then_some(took.as_secs_f64()),
         frames: Frames {
             uncoded: counts.uncoded_fragments_sent,
             coded: counts.coded_fragments_sent,

@@ -303,8 +303,9 @@ impl Site {
                         let drawn = reached.then(|| channel.link(gateway.eui, device.dev_eui));
                         drawn.flatten().map(|drawn| {
                             let rssi_dbm = fixed.rssi_dbm.unwrap_or(drawn.rssi_dbm);
-                            let snr_db =
-                                fixed.snr_db.unwrap_or(f32::from(rssi_dbm + 117).min(10.0));
+                            let snr_db = fixed
+                                .snr_db
+                                .unwrap_or_else(|| f32::from(rssi_dbm + 117).min(10.0));
                             losses(Link {
                                 rssi_dbm,
                                 snr_db,
@@ -391,6 +392,19 @@ impl Site {
             if gateway.is_none_or(|wanted| wanted == number) {
                 self.at_gateways[number] = share.max(plan.interference);
             }
+        }
+    }
+
+    /// Gives everybody EUIs of their own, so that a server may have met others of this scenario before.
+    pub(crate) fn renumber(&mut self, run: u64) {
+        let run = (run & 0x0fff_ffff) << 12;
+        for (gateway, number) in self.gateways.iter_mut().zip(1..) {
+            gateway.eui = GatewayEui(0x0016_c000_0000_0000 + run + number);
+        }
+        let devices = self.devices.iter_mut().zip(&mut self.configs);
+        for ((placed, config), number) in devices.zip(1..) {
+            placed.dev_eui = DevEui(0x70b3_d500_0000_0000 + run + number);
+            config.dev_eui = placed.dev_eui;
         }
     }
 

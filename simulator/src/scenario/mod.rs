@@ -138,7 +138,9 @@ impl Scenario {
             return None;
         }
         let mut root = Fields::root(file, table.get_ref());
-        let folder = Path::new(file_name).parent().unwrap_or(Path::new("."));
+        let folder = Path::new(file_name)
+            .parent()
+            .unwrap_or_else(|| Path::new("."));
         let scenario = Self::read_tables(file, &mut root, folder);
         root.finish();
         scenario.check(file);
