@@ -286,3 +286,23 @@ fn a_file_that_says_little_has_good_defaults() {
     assert_eq!(scenario.join_spread.as_secs(), 20);
     assert_eq!(scenario.longest.as_secs(), 86_400);
 }
+
+proptest::proptest! {
+    /// Whatever becomes of a file, reading it ends with a scenario or with errors inside of the file.
+    #[test]
+    fn no_file_is_too_broken_to_be_read(
+        cut in 0..EVERYTHING.len(),
+        length in 0..60_usize,
+        put in "[\\[\\]a-z0-9=\"{}\\-\\. \n]{0,12}",
+    ) {
+        let end = (cut + length).min(EVERYTHING.len());
+        let (Some(before), Some(after)) = (EVERYTHING.get(..cut), EVERYTHING.get(end..)) else {
+            return Ok(());
+        };
+        let text = format!("{before}{put}{after}");
+        for error in errors(&text) {
+            proptest::prop_assert!(error.line <= text.lines().count() + 1, "{error}");
+            proptest::prop_assert!(!error.message.is_empty());
+        }
+    }
+}

@@ -167,7 +167,8 @@ impl Scenario {
         };
         let groups = groups::read(file, root, &named);
         // One device every half second, so that joins do not destroy each other.
-        let count: u32 = groups.iter().map(|group| group.count).sum();
+        let counts = groups.iter().map(|group| group.count);
+        let count = counts.fold(0, u32::saturating_add);
         let spread = Duration::from_millis(500) * count;
         let spread = spread.clamp(Duration::from_secs(10), minute * 30);
         let join_spread = root.or("join_spread", time, spread);
