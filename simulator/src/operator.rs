@@ -4,6 +4,7 @@
 //! same `request_id`, and a broken watch is resumed after the last sequence that was seen.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -19,8 +20,11 @@ use lorawan_fuota::proto::v1::{
     StartTaskRequest, TaskDevice, TaskState, UploadImageRequest, WatchTaskRequest,
     batch_create_devices_result, upload_image_request, watch_task_response,
 };
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::service::Interceptor;
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Code, Status};
+use tonic::{Code, Request, Status};
 
 /// Bytes of an image per message.
 const CHUNK: usize = 64 * 1024;
@@ -29,10 +33,24 @@ const RETRY_PAUSE: Duration = Duration::from_millis(300);
 /// Tries while the server is away: about half a minute.
 const RETRIES: usize = 100;
 
+/// Adds the bearer token to each call.
+#[derive(Clone, Debug)]
+struct Bearer(Option<MetadataValue<Ascii>>);
+
+impl Interceptor for Bearer {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        if let Some(token) = &self.0 {
+            let metadata = request.metadata_mut();
+            metadata.insert("authorization", token.clone());
+        }
+        Ok(request)
+    }
+}
+
 /// A client of one server.
 #[derive(Clone, Debug)]
 pub struct Operator {
-    channel: Channel,
+    channel: InterceptedService<Channel, Bearer>,
     run: String,
 }
 
@@ -61,12 +79,32 @@ impl Operator {
     /// # Errors
     /// The address is no address.
     pub fn new(address: &str, run: &str) -> Result<Self> {
-        let endpoint = Endpoint::from_shared(format!("http://{address}"))?
+        Self::with_token(&format!("http://{address}"), run, None)
+    }
+
+    /// As [`Operator::new`], at a URL and with a bearer token, which goes to this machine alone: the connection is not
+    /// encrypted.
+    ///
+    /// # Errors
+    /// The address is no address, or a token would leave this machine.
+    pub fn with_token(url: &str, run: &str, token: Option<&str>) -> Result<Self> {
+        let endpoint = Endpoint::from_shared(url.to_owned())?
             .connect_timeout(Duration::from_secs(2))
             .http2_keep_alive_interval(Duration::from_secs(5))
             .keep_alive_timeout(Duration::from_secs(5));
+        let host = endpoint.uri().host().unwrap_or_default();
+        let host = host.trim_matches(['[', ']']);
+        let loopback = host == "localhost"
+            || host
+                .parse()
+                .is_ok_and(|address: IpAddr| address.is_loopback());
+        if token.is_some() && !loopback {
+            bail!("a token is sent to this machine only: the connection is not encrypted");
+        }
+        let token = token.map(|token| format!("Bearer {token}").parse());
+        let token = token.transpose().context("token")?;
         Ok(Self {
-            channel: endpoint.connect_lazy(),
+            channel: InterceptedService::new(endpoint.connect_lazy(), Bearer(token)),
             run: run.to_owned(),
         })
     }

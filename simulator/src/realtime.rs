@@ -179,7 +179,9 @@ impl RealTime {
     }
 
     async fn step_to(&mut self, now: Timestamp) {
-        let received = self.lab.advance(now);
+        let mut received = self.lab.advance(now);
+        // A gateway whose line is cut hears for itself alone.
+        received.retain(|(gateway, _)| !self.lab.gateway_is_down(*gateway));
         for (_, frame) in self.lab.take_downlinks() {
             self.counters.see(&frame.phy_payload);
         }

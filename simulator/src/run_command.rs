@@ -4,9 +4,10 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use crate::run_live::{self, LiveArgs};
 use crate::scenario::{Outcome, Scenario, junit, summary};
 
-/// Exit status where a file cannot be used.
+/// Exit status where a file or a server cannot be used.
 const BAD_FILE: u8 = 2;
 
 /// What `run` can be told.
@@ -33,6 +34,9 @@ pub struct RunArgs {
     /// Only read the files, and say what is wrong with them.
     #[arg(long)]
     pub dry_run: bool,
+    /// Against a server in real time.
+    #[command(flatten)]
+    pub live: LiveArgs,
 }
 
 /// Runs scenarios. Status 0: every expectation of every run held; 1: one did not; 2: a file is wrong.
@@ -47,8 +51,19 @@ pub fn run(args: &RunArgs) -> ExitCode {
     for scenario in &scenarios {
         let first = args.seed.unwrap_or(scenario.seed);
         for seed in first..first.saturating_add(args.seeds) {
-            let outcome = scenario.run(seed);
-            if !args.json && !(args.quiet && outcome.passed) {
+            let outcome = if args.live.real_time {
+                match run_live::run(scenario, seed, &args.live) {
+                    Ok(outcome) => outcome,
+                    Err(error) => {
+                        say(&format!("{}: {error:#}", scenario.name));
+                        return ExitCode::from(BAD_FILE);
+                    }
+                }
+            } else {
+                scenario.run(seed)
+            };
+            let silent = args.json || (args.quiet && outcome.passed);
+            if !silent {
                 print(&summary(&outcome));
             }
             outcomes.push(outcome);

@@ -33,7 +33,8 @@ use crate::propagation::{LinkBudget, uniform};
 use crate::random::Random;
 
 use super::{
-    Group, GroupClass, ImageCheckKind, ImageContent, Placement, Reach, RebootPlan, Scenario,
+    Devices, Group, GroupClass, ImageCheckKind, ImageContent, Placement, Reach, RebootPlan,
+    Scenario,
 };
 
 /// Conducted power of the simulated devices, in dBm.
@@ -80,9 +81,9 @@ pub struct Site {
     /// What each device is like, in the same order.
     pub configs: Vec<DeviceConfig>,
     /// Interference that is on: share of uplinks lost at each gateway.
-    pub(super) at_gateways: Vec<f64>,
+    at_gateways: Vec<f64>,
     /// Share of downlinks lost at the devices of each group.
-    pub(super) at_groups: Vec<f64>,
+    at_groups: Vec<f64>,
     signing_seed: [u8; 32],
     seed: u64,
 }
@@ -302,8 +303,9 @@ impl Site {
                         let drawn = reached.then(|| channel.link(gateway.eui, device.dev_eui));
                         drawn.flatten().map(|drawn| {
                             let rssi_dbm = fixed.rssi_dbm.unwrap_or(drawn.rssi_dbm);
-                            let snr_db =
-                                fixed.snr_db.unwrap_or(f32::from(rssi_dbm + 117).min(10.0));
+                            let snr_db = fixed
+                                .snr_db
+                                .unwrap_or_else(|| f32::from(rssi_dbm + 117).min(10.0));
                             losses(Link {
                                 rssi_dbm,
                                 snr_db,
@@ -330,7 +332,7 @@ impl Site {
     }
 
     /// Sets what interference takes on all links, after it began or ended.
-    pub(super) fn interfere(&self, scenario: &Scenario, channel: &mut Channel) {
+    pub(crate) fn interfere(&self, scenario: &Scenario, channel: &mut Channel) {
         for device in &self.devices {
             for (number, gateway) in self.gateways.iter().enumerate() {
                 let (uplink_loss, downlink_loss) = self.losses(scenario, device, number);
@@ -358,6 +360,60 @@ impl Site {
             all([steady, fixed.0, self.at_gateways[gateway]]),
             all([steady, fixed.1, self.at_groups[device.group]]),
         )
+    }
+
+    /// Some of the devices: the first ones of a group, or of all.
+    pub(crate) fn some(&self, who: Devices) -> Vec<DevEui> {
+        let of_group = |group| who.group.is_none_or(|wanted| wanted == group);
+        let devices = self.devices.iter().filter(|device| of_group(device.group));
+        let all: Vec<DevEui> = devices.map(|device| device.dev_eui).collect();
+        let count = f64::from(u32::try_from(all.len()).unwrap_or(u32::MAX));
+        let wanted = |number: u32| f64::from(number) < who.share * count - 1e-9;
+        let chosen = all
+            .into_iter()
+            .zip(0..)
+            .filter(|(_, number)| wanted(*number));
+        chosen.map(|(device, _)| device).collect()
+    }
+
+    /// Interference begins or, with a share of zero, ends: at a gateway (all if `None`), or at the devices of a group.
+    pub(crate) fn set_interference(
+        &mut self,
+        scenario: &Scenario,
+        gateway: Option<usize>,
+        group: Option<usize>,
+        share: f64,
+    ) {
+        if let Some(group) = group {
+            self.at_groups[group] = share.max(scenario.groups[group].interference);
+            return;
+        }
+        for (number, plan) in scenario.gateways.iter().enumerate() {
+            if gateway.is_none_or(|wanted| wanted == number) {
+                self.at_gateways[number] = share.max(plan.interference);
+            }
+        }
+    }
+
+    /// Gives everybody EUIs of their own, so that a server may have met others of this scenario before.
+    pub(crate) fn renumber(&mut self, run: u64) {
+        let run = (run & 0x0fff_ffff) << 12;
+        for (gateway, number) in self.gateways.iter_mut().zip(1..) {
+            gateway.eui = GatewayEui(0x0016_c000_0000_0000 + run + number);
+        }
+        let devices = self.devices.iter_mut().zip(&mut self.configs);
+        for ((placed, config), number) in devices.zip(1..) {
+            placed.dev_eui = DevEui(0x70b3_d500_0000_0000 + run + number);
+            config.dev_eui = placed.dev_eui;
+        }
+    }
+
+    /// The profiles of all groups as an operator enters them.
+    pub fn profiles(&self, scenario: &Scenario) -> Vec<DeviceProfile> {
+        let groups = scenario.groups.iter();
+        groups
+            .map(|group| profile(group, scenario.region))
+            .collect()
     }
 
     /// The gateways as an operator enters them.
@@ -514,7 +570,7 @@ impl Site {
 }
 
 /// The profile of a group as an operator enters it.
-pub(super) fn profile(group: &Group, region: Region) -> DeviceProfile {
+fn profile(group: &Group, region: Region) -> DeviceProfile {
     let package = |version: Option<PackageVersion>, f_port| {
         version.map(|version| Package { version, f_port })
     };

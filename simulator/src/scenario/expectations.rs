@@ -142,7 +142,7 @@ pub(super) fn read(file: &File<'_>, root: &mut Fields<'_>, groups: &[Group]) -> 
     let silent = expected.is_empty() && task == TaskState::Completed;
     Expectations {
         task,
-        updated: updated.or(silent.then_some(1.0)),
+        updated: updated.or_else(|| silent.then_some(1.0)),
         frames_max,
         airtime_max,
         finished_within,

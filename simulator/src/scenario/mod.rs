@@ -10,6 +10,8 @@ mod expectations;
 mod groups;
 mod junit;
 mod kinds;
+#[cfg(test)]
+mod manual;
 mod order;
 mod outcome;
 mod radio;
@@ -136,7 +138,9 @@ impl Scenario {
             return None;
         }
         let mut root = Fields::root(file, table.get_ref());
-        let folder = Path::new(file_name).parent().unwrap_or(Path::new("."));
+        let folder = Path::new(file_name)
+            .parent()
+            .unwrap_or_else(|| Path::new("."));
         let scenario = Self::read_tables(file, &mut root, folder);
         root.finish();
         scenario.check(file);
@@ -152,7 +156,7 @@ impl Scenario {
         let region = root.needed("region", word(&regions));
         let region = region.unwrap_or(Region::Eu868);
         let start = root.or("start", moment, START);
-        let longest = root.or("longest", time_in(minute..=DAY * 60), DAY);
+        let longest = root.get("longest", time_in(minute..=DAY * 60));
         let radio = radio::read(root);
         let gateways = site::read(file, root);
         let stacks = stacks::read(file, root);
@@ -163,7 +167,8 @@ impl Scenario {
         };
         let groups = groups::read(file, root, &named);
         // One device every half second, so that joins do not destroy each other.
-        let count: u32 = groups.iter().map(|group| group.count).sum();
+        let counts = groups.iter().map(|group| group.count);
+        let count = counts.fold(0, u32::saturating_add);
         let spread = Duration::from_millis(500) * count;
         let spread = spread.clamp(Duration::from_secs(10), minute * 30);
         let join_spread = root.or("join_spread", time, spread);
@@ -177,6 +182,10 @@ impl Scenario {
         };
         let task = order::read_task(file, root, &ordered);
         let expect = expectations::read(file, root, &groups);
+        let longest = longest.unwrap_or_else(|| {
+            let cleaned = task.options.cleanup_within + minute * 60;
+            DAY.max(task.deadline.map_or(DAY, |deadline| deadline + cleaned))
+        });
         Self {
             name,
             about,

@@ -138,10 +138,10 @@ pub(super) fn read_image(file: &File<'_>, root: &mut Fields<'_>, folder: &Path) 
                 _ => ImageContent::Body(read),
             }
         }
-        None => total.map_or(
-            ImageContent::Random(size.unwrap_or(4096)),
-            ImageContent::Whole,
-        ),
+        None => match total {
+            Some(total) => ImageContent::Whole(total),
+            None => ImageContent::Random(size.unwrap_or(4096)),
+        },
     };
     let mut version = wanted.unwrap_or(new);
     if let ImageContent::Finished(image) = &content {

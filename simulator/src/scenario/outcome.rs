@@ -160,7 +160,7 @@ impl Outcome {
 
 impl GroupOutcome {
     /// Adds up what became of the devices of a group.
-    pub(super) fn of<'a>(name: &str, devices: impl Iterator<Item = &'a DeviceOutcome>) -> Self {
+    pub(crate) fn of<'a>(name: &str, devices: impl Iterator<Item = &'a DeviceOutcome>) -> Self {
         let mut group = Self {
             name: name.to_owned(),
             ..Self::default()

@@ -242,11 +242,10 @@ impl<'a> Fields<'a> {
         if !self.has(name) {
             self.ask(name);
             let what = self.table_name();
-            self.file.wrong(
-                &self.span,
-                &self.path(name),
-                format!("is missing: {what} needs it"),
-            );
+            // What no kind takes as needed tells what it takes.
+            let allowed = kind(&DeValue::Boolean(true)).err().unwrap_or_default();
+            let message = format!("is missing: {what} needs it, {allowed}");
+            self.file.wrong(&self.span, &self.path(name), message);
             return None;
         }
         self.get(name, kind)

@@ -16,11 +16,10 @@ use lorawan_fuota::time::Timestamp;
 use crate::checkers::{Checker, Expected, Violation, watch_errors};
 use crate::world::{Strike, World};
 
-use super::building::{Site, profile};
+use super::building::Site;
 use super::outcome::kebab;
 use super::{
-    DeviceOutcome, Devices, FaultKind, Frames, GroupOutcome, Outcome, Scenario, SessionOutcome,
-    TaskOutcome,
+    DeviceOutcome, FaultKind, Frames, GroupOutcome, Outcome, Scenario, SessionOutcome, TaskOutcome,
 };
 
 /// Between the last join and the start of the task: each device is heard.
@@ -83,10 +82,7 @@ impl Running {
                 checkers.tolerate_order();
             }
         });
-        let profiles = scenario
-            .groups
-            .iter()
-            .map(|group| profile(group, scenario.region));
+        let profiles = site.profiles(scenario).into_iter();
         let mut commands: Vec<Command> = profiles.map(Command::PutDeviceProfile).collect();
         let gateways = site.gateway_settings(scenario, start);
         commands.extend(gateways.into_iter().map(Command::PutGateway));
@@ -185,21 +181,25 @@ impl Running {
                             .strike_at(at + lasts, Strike::GatewayUp { gateway });
                     }
                 }
+                FaultKind::GatewayUp { gateway } => {
+                    let gateway = gateway.map(|gateway| self.site.gateways[gateway].eui);
+                    self.world.strike_at(at, Strike::GatewayUp { gateway });
+                }
                 FaultKind::ServerCrash { lasts } => {
                     self.world.strike_at(at, Strike::ServerAway(lasts));
                 }
                 FaultKind::Reboot(who) => {
-                    for device in self.some(who) {
+                    for device in self.site.some(who) {
                         self.world.strike_at(at, Strike::Reset(device));
                     }
                 }
                 FaultKind::Vanish(who) => {
-                    for device in self.some(who) {
+                    for device in self.site.some(who) {
                         self.world.strike_at(at, Strike::Vanish(device));
                     }
                 }
                 FaultKind::ClockStep { who, by_us } => {
-                    for device in self.some(who) {
+                    for device in self.site.some(who) {
                         self.world.strike_at(at, Strike::StepDevice(device, by_us));
                     }
                 }
@@ -225,24 +225,6 @@ impl Running {
                 }
             }
         }
-    }
-
-    fn some(&self, who: Devices) -> Vec<DevEui> {
-        let devices = self.site.devices.iter();
-        let of_group = |group| who.group.is_none_or(|wanted| wanted == group);
-        let all: Vec<DevEui> = devices
-            .filter(|d| of_group(d.group))
-            .map(|d| d.dev_eui)
-            .collect();
-        let wanted = |number: &usize| {
-            let number = u32::try_from(*number).unwrap_or(u32::MAX);
-            let all = u32::try_from(all.len()).unwrap_or(u32::MAX);
-            f64::from(number) < who.share * f64::from(all) - 1e-9
-        };
-        (0..all.len())
-            .filter(wanted)
-            .map(|number| all[number])
-            .collect()
     }
 
     /// Runs until the task has ended, or is held and nobody will let it go on; false if it takes longer than the
@@ -311,15 +293,7 @@ impl Running {
             share,
         } = interference;
         let (site, scenario) = (&mut self.site, &self.scenario);
-        if let Some(group) = group {
-            site.at_groups[group] = share.max(scenario.groups[group].interference);
-        } else {
-            for (number, plan) in scenario.gateways.iter().enumerate() {
-                if gateway.is_none_or(|wanted| wanted == number) {
-                    site.at_gateways[number] = share.max(plan.interference);
-                }
-            }
-        }
+        site.set_interference(scenario, gateway, group, share);
         self.world
             .lab_mut(|lab| site.interfere(scenario, lab.channel_mut()));
     }

@@ -31,6 +31,11 @@ pub enum FaultKind {
         /// Until they are back; for good if `None`.
         lasts: Option<Duration>,
     },
+    /// They are back. Comes of the fault above, never from a file.
+    GatewayUp {
+        /// Which.
+        gateway: Option<usize>,
+    },
     /// The server dies and is back after a while.
     ServerCrash {
         /// How long it is away.

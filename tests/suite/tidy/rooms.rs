@@ -84,7 +84,11 @@ const TABLE: &str = "
     simulator/scenario         EDGE  -> time lorawan firmware record runtime simulator/channel simulator/check
                                         simulator/checkers simulator/device simulator/gateway simulator/lab
                                         simulator/propagation simulator/random simulator/world
-    simulator/run_command      EDGE  -> simulator/scenario
+    simulator/live_records     EDGE  -> time lorawan proto record simulator/device simulator/fleet
+    simulator/run_live         EDGE  -> time lorawan proto record simulator/device simulator/fleet
+                                        simulator/live_records simulator/operator simulator/realtime
+                                        simulator/scenario
+    simulator/run_command      EDGE  -> simulator/run_live simulator/scenario
     simulator/main             EDGE  -> simulator/check simulator/demo simulator/fleet simulator/lab_command
                                          simulator/minimise simulator/redundancy_command simulator/forecast_command
                                          simulator/run_command
