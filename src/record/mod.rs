@@ -38,12 +38,12 @@ pub use gateway::{
 pub use image::{Image, ImageContainer, Sha256};
 pub use multicast_group::{DeviceClass, MulticastGroup};
 pub use radio::{
-    Downlink, DownlinkId, GatewayOutcome, Heard, McGroup, NetworkRequest, Reception, Refusal,
+    Downlink, DownlinkId, GatewayOutcome, Heard, KeptGroup, McGroup, NetworkRequest, Reception, Refusal,
     SessionId, Target, TxOutcome, TxReport, Uplink, UplinkRef,
 };
 pub use rules::{Blackout, Calendar, RetryPolicy, TaskRules, WeeklyWindow};
 pub use session::{
-    BlockParameters, DistributionSession, FragAlgo, PollKind, SessionPhase, SessionWindow,
+    BlockParameters, DistributionSession, FragAlgo, GroupUse, PollKind, ReusedGroup, SessionPhase, SessionWindow,
     StatusRound, WindowNumber, fragments_sent,
 };
 pub use task::{
