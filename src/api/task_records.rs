@@ -33,7 +33,7 @@ const CLEANUP: Duration = Duration::from_secs(24 * 3600);
 const REDUNDANCY_PERCENT: u32 = 100;
 
 /// What may be written in a draft.
-pub(super) const WRITABLE: [&str; 23] = [
+pub(super) const WRITABLE: [&str; 24] = [
     "display_name",
     "images",
     "success_criterion",
@@ -44,6 +44,7 @@ pub(super) const WRITABLE: [&str; 23] = [
     "cleanup_deadline",
     "max_redundancy_percent",
     "device_class",
+    "ping_slot_periodicity",
     "data_rate",
     "frequency_hz",
     "frag_size",
