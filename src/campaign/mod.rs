@@ -388,9 +388,9 @@ impl Campaign {
             rooms: BTreeMap::new(),
             next_number: 0,
             changed: Changed::default(),
-            requests: Vec::new(),
             keeping: Vec::new(),
             earlier_keys: BTreeMap::new(),
+            requests: Vec::new(),
         };
         for record in sessions {
             campaign.add_session(record);

@@ -67,7 +67,12 @@ fn reusable<'g>(
 }
 
 fn holds(device: Option<&FleetDevice>, group: &McGroup, kept: KeptGroup) -> bool {
-    let slot = device.and_then(|d| d.status.mc_slots.get(usize::from(kept.mc_group_id))?.as_ref());
+    let slot = device.and_then(|d| {
+        d.status
+            .mc_slots
+            .get(usize::from(kept.mc_group_id))?
+            .as_ref()
+    });
     slot.is_some_and(|slot| slot.session == group.session && is_kept(slot))
 }
 
@@ -104,10 +109,7 @@ pub fn give_up_groups(
     }
     let mut forgotten = Vec::new();
     for group in groups {
-        let Some(kept) = group
-            .kept
-            .filter(|_| !active.contains(&group.session.task))
-        else {
+        let Some(kept) = group.kept.filter(|_| !active.contains(&group.session.task)) else {
             continue;
         };
         let held_by = holders.get(&group.session).map_or(0, Vec::len);

@@ -9,8 +9,8 @@ use crate::lorawan::identifiers::DevEui;
 use crate::lorawan::region::Region;
 use crate::record::{
     BlockParameters, DeviceClass, DeviceReason, DeviceState, DistributionSession, Fleet,
-    FleetDevice, FragAlgo, GroupUse, NetworkRequest, PollKind, SessionId, SessionPhase, SessionWindow,
-    SetupStage, TaskDevice, TaskReason, fragments_sent,
+    FleetDevice, FragAlgo, GroupUse, NetworkRequest, PollKind, SessionId, SessionPhase,
+    SessionWindow, SetupStage, TaskDevice, TaskReason, fragments_sent,
 };
 use crate::task::clock::clock_words;
 use crate::task::{plan, sizing};

@@ -10,8 +10,8 @@ use std::future::Future;
 
 use crate::lorawan::identifiers::{DevEui, GatewayEui};
 use crate::record::{
-    AirLedger, Change, ClockReading, GatewaySettings, Heard, JoinState, McGroup, NetworkRequest, Session,
-    TxReport,
+    AirLedger, Change, ClockReading, GatewaySettings, Heard, JoinState, McGroup, NetworkRequest,
+    Session, TxReport,
 };
 use crate::time::Timestamp;
 
