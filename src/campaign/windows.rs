@@ -426,7 +426,10 @@ impl Campaign {
         let kind = kind(&session.record, wanted.frag_algo);
         let prepared = self.sessions.iter().skip(number + 1).find(|s| {
             let first = s.record.phase == SessionPhase::Preparing && s.record.uncoded_sent == 0;
+            // The key of an earlier session is for those who were given it then.
+            let fresh = s.record.group_use.reused.is_none();
             first
+                && fresh
                 && s.record.gateways == session.record.gateways
                 && Slots::of(&s.record) == Slots::of(&session.record)
                 && self::kind(&s.record, s.record.block.frag_algo) == kind
