@@ -54,6 +54,9 @@ pub struct CheckOptions {
     pub class: DeviceClass,
     /// The gateways have GPS time, and send at one instant.
     pub gps: bool,
+    /// An earlier task has brought the same devices the image, and left its groups on them if it could. Faults strike
+    /// after it.
+    pub kept_groups: bool,
 }
 
 /// What a task asks for, and what devices claim and know of it.
@@ -136,6 +139,7 @@ impl Default for CheckOptions {
             air_share_permille: 1000,
             class: DeviceClass::C,
             gps: false,
+            kept_groups: false,
         }
     }
 }
@@ -194,6 +198,7 @@ impl CheckOptions {
             air_share_permille: 1000,
             class: DeviceClass::C,
             gps: false,
+            kept_groups: false,
         }
         .with_troubles()
     }
@@ -226,6 +231,9 @@ impl CheckOptions {
             self.class = DeviceClass::A;
             self.image_bytes = self.image_bytes.min(2_000);
         }
+        // Devices without TS006 would run the image of the earlier task.
+        let managed = self.fleet.stacks.have_firmware_management();
+        self.kept_groups = random.chance(0.12) && managed && self.class != DeviceClass::A;
         self
     }
 }

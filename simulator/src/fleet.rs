@@ -79,6 +79,14 @@ impl Stacks {
         }
     }
 
+    /// All of them have TS006: devices run an image when they are told to.
+    pub(crate) fn have_firmware_management(self) -> bool {
+        match self {
+            Self::One(stack) => stack.packages().firmware_management,
+            Self::Mix => false,
+        }
+    }
+
     /// The stack of the device with this number.
     fn of_device(self, number: usize) -> StackProfile {
         match self {

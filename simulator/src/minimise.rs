@@ -60,6 +60,10 @@ impl Simpler {
                     options.spread = false;
                     true
                 }
+                "kept" => {
+                    options.kept_groups = false;
+                    true
+                }
                 name => options.faults.without(name),
             };
             if !known {
@@ -118,7 +122,7 @@ pub fn minimise(seed: u64, from: &Simpler, checker: Checker) -> Smallest {
         }
         fails
     };
-    let others = ["loss", "share", "hurry", "spread"];
+    let others = ["loss", "share", "hurry", "spread", "kept"];
     for name in Faults::names().chain(others) {
         let mut candidate = best.clone();
         candidate.without.push(name.to_owned());

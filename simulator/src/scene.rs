@@ -4,7 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lorawan_fuota::lorawan::identifiers::DevEui;
-use lorawan_fuota::record::{Change, DeviceProfile, Image, Task, TaskId, VersionSource};
+use lorawan_fuota::lorawan::keys::Key128;
+use lorawan_fuota::record::{
+    Change, DeviceProfile, Image, RebootMode, SuccessCriterion, Task, TaskId, VersionSource,
+};
 use lorawan_fuota::runtime::{Command, CommandError};
 use lorawan_fuota::time::Timestamp;
 
@@ -12,6 +15,7 @@ use crate::check::{self, CheckOptions, Outcome};
 use crate::checkers::{Checker, Event, Expected, Violation, watch_errors};
 use crate::device::DeviceConfig;
 use crate::fleet::{Fleet, NEW_VERSION};
+use crate::random::Random;
 use crate::world::World;
 
 /// Loss beyond which a device need not be updated, only told about.
@@ -148,6 +152,34 @@ impl Scene {
         (image, data)
     }
 
+    /// Runs a task that brings all devices the image and leaves its groups on them, before anything strikes.
+    ///
+    /// # Errors
+    /// The start is refused.
+    pub fn leave_groups(&mut self) -> Result<Task, CommandError> {
+        let mut task = self.draft();
+        task.id = TaskId("before".to_owned());
+        task.seed = Some(Key128::from_bytes(
+            Random::of(self.options.fleet.seed, 0xbef0).key(),
+        ));
+        task.success = SuccessCriterion::Verified;
+        task.reboot = RebootMode::None;
+        task.options.keep_groups = true;
+        let (image, data) = self.image.clone();
+        self.world.commit(&[
+            Change::PutImage(image.clone(), Arc::clone(&data)),
+            Change::PutTask(task.clone()),
+        ]);
+        self.world.command(&Command::StartTask {
+            task: Box::new(task.clone()),
+            image: (image, data),
+            devices: self.fleet.devices.iter().map(|d| d.dev_eui).collect(),
+            groups: vec![],
+        })?;
+        self.finish(&task.id);
+        Ok(task)
+    }
+
     /// Runs until the task has ended.
     pub fn finish(&mut self, id: &TaskId) -> bool {
         self.world.run_until(LONGEST, |w| {
@@ -218,6 +250,8 @@ pub(crate) fn run(options: &CheckOptions, log: bool) -> Outcome {
         if log {
             scene.world.checkers_mut(|c| c.keep_events());
         }
+        let before = options.kept_groups.then(|| scene.leave_groups());
+        let before = before.and_then(Result::err);
         let draft = scene.draft();
         // A commit of unknown fate may have started it already.
         let refused = scene.start(&draft).err();
@@ -228,7 +262,9 @@ pub(crate) fn run(options: &CheckOptions, log: bool) -> Outcome {
                 at: scene.world.now(),
                 checker: Checker::Terminal,
                 device: None,
-                what: format!("the task has not ended within a day; start refused: {refused:?}"),
+                what: format!(
+                    "the task has not ended within a day; start refused: {refused:?}, {before:?}"
+                ),
             });
         }
         outcome

@@ -68,6 +68,8 @@ fn show_cleanup(device: &TaskDevice) -> v1::CleanupState {
         v1::CleanupState::Left
     } else if both.contains(&CleanupState::Pending) {
         v1::CleanupState::Pending
+    } else if both.contains(&CleanupState::Kept) {
+        v1::CleanupState::Kept
     } else if both.contains(&CleanupState::Confirmed) {
         v1::CleanupState::Confirmed
     } else {

@@ -33,7 +33,7 @@ const CLEANUP: Duration = Duration::from_secs(24 * 3600);
 const REDUNDANCY_PERCENT: u32 = 100;
 
 /// What may be written in a draft.
-pub(super) const WRITABLE: [&str; 22] = [
+pub(super) const WRITABLE: [&str; 24] = [
     "display_name",
     "images",
     "success_criterion",
@@ -44,6 +44,7 @@ pub(super) const WRITABLE: [&str; 22] = [
     "cleanup_deadline",
     "max_redundancy_percent",
     "device_class",
+    "ping_slot_periodicity",
     "data_rate",
     "frequency_hz",
     "frag_size",
@@ -56,6 +57,7 @@ pub(super) const WRITABLE: [&str; 22] = [
     "calendar",
     "tags_on_success",
     "reboot_time",
+    "keep_groups",
 ];
 
 /// A task nobody has written anything into yet.
@@ -106,6 +108,7 @@ pub(super) fn write(fields: &mut Fields, given: &v1::FuotaTask, task: &mut Task)
     write_ending(fields, given, task);
     write_times(fields, given, task);
     write_radio(fields, given, task);
+    task.options.keep_groups = given.keep_groups;
     task.waves = task_policies::read_waves(fields, given.waves.as_ref());
     task.thresholds = task_policies::read_thresholds(fields, given.thresholds.as_ref());
     *task.rules = task_rules::read_rules(fields, given);
@@ -266,7 +269,8 @@ pub(super) fn merge(mut into: v1::FuotaTask, new: v1::FuotaTask, mask: &Mask) ->
         retry,
         calendar,
         tags_on_success,
-        reboot_time
+        reboot_time,
+        keep_groups
     );
     if mask.has("cleanup_deadline") {
         into.cleanup_deadline = new.cleanup_deadline;
@@ -305,6 +309,7 @@ pub(super) fn show_task(task: &Task, counts: &StateCounts) -> v1::FuotaTask {
             RebootMode::AtTime { at } => Some(show_moment(at)),
             _ => None,
         },
+        keep_groups: options.keep_groups,
         retry: task_rules::show_retry(&task.rules.retry),
         calendar: task_rules::show_calendar(&task.rules.calendar),
         tags_on_success: task.rules.tags_on_success.clone(),

@@ -144,6 +144,7 @@ impl Campaign {
     ) {
         // Giving up one command may make another one due; the chain is as long as a device's way through the task.
         for _ in 0..8 {
+            self.keep_groups(around);
             let Some(device) = around.fleet.get(dev_eui) else {
                 return;
             };
@@ -602,7 +603,7 @@ impl Campaign {
         };
         let Some(session) = record
             .session
-            .and_then(|n| self.sessions.get(usize::from(n)))
+            .and_then(|n| self.sessions.get_mut(usize::from(n)))
         else {
             return;
         };
@@ -622,11 +623,20 @@ impl Campaign {
                     .mc_slots
                     .get_mut(usize::from(session.record.mc_group_id))
                 {
+                    let given_before = slot
+                        .as_ref()
+                        .is_some_and(|s| s.session == session.record.id && !s.kept && !s.leftover);
+                    if self.task.options.keep_groups && !given_before {
+                        let given = &mut session.record.group_use.given;
+                        *given = given.saturating_add(1);
+                        self.changed.sessions.insert(session.record.id.number);
+                    }
                     *slot = Some(McSlot {
                         session: session.record.id.clone(),
                         group: record.group.clone(),
                         confirmed: false,
                         leftover: false,
+                        kept: false,
                     });
                 }
             }

@@ -46,7 +46,7 @@ pub(super) struct SessionRun {
     pub(super) late_seen_to: bool,
     /// Until then a device that just said what it needs is busy with its receive windows.
     pub(super) quiet_until: Timestamp,
-    /// Frames of the group released in this run of the server.
+    /// What the counter of the group has come to, at least: polls before a restart are not counted.
     pub(super) frames: u32,
     /// The server's clock is off: its window does not open before that is looked at again.
     pub(super) held_back_until: Option<Timestamp>,
@@ -54,6 +54,9 @@ pub(super) struct SessionRun {
 
 impl SessionRun {
     pub(super) fn new(record: DistributionSession, coder: Option<Coder>) -> Self {
+        let reused = record.group_use.reused.as_ref();
+        let frames = reused.map_or(0, |reused| reused.first_mc_f_cnt);
+        let frames = frames + u32::from(fragments_sent(&record));
         Self {
             record,
             coder,
@@ -65,7 +68,7 @@ impl SessionRun {
             coming: BTreeSet::new(),
             late_seen_to: false,
             quiet_until: Timestamp::default(),
-            frames: 0,
+            frames,
             held_back_until: None,
         }
     }

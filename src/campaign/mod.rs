@@ -17,9 +17,11 @@ mod completion;
 mod control;
 mod conversation;
 mod distribution;
+mod kept;
 mod keys;
 mod reboot;
 mod retries;
+mod reuse;
 mod rounds;
 mod setup;
 mod slots;
@@ -35,7 +37,7 @@ use std::sync::Arc;
 use crate::lorawan::identifiers::{DevEui, GatewayEui};
 use crate::record::{
     BlockParameters, Change, DeviceClass, DeviceReason, DeviceState, DistributionSession, Downlink,
-    DownlinkId, Fleet, Image, MulticastGroupId, NetworkRequest, SessionId, SessionPhase,
+    DownlinkId, Fleet, GroupUse, Image, MulticastGroupId, NetworkRequest, SessionId, SessionPhase,
     SuccessCriterion, Target, Task, TaskDevice, TaskReason, TaskSnapshot, TaskState, TxReport,
     Uplink, UplinkRef, Wave,
 };
@@ -45,9 +47,11 @@ use crate::time::Timestamp;
 use coder::Coder;
 use conversation::Talk;
 use distribution::SessionRun;
+use kept::EarlierKey;
 use slots::Slots;
 use waves::Tally;
 
+pub use reuse::{give_up_groups, groups_to_reuse};
 pub use waiting::WaitingTask;
 
 /// The machine of one task.
@@ -84,6 +88,10 @@ pub struct Campaign {
     next_number: u32,
     changed: Changed,
     requests: Vec<NetworkRequest>,
+    /// Devices that have succeeded, and may keep their group.
+    keeping: Vec<DevEui>,
+    /// Keys that sessions took over from earlier ones; the others are made from the task's seed.
+    earlier_keys: BTreeMap<u16, EarlierKey>,
 }
 
 /// The part of the address space the network's multicast groups are taken from.
@@ -312,6 +320,7 @@ impl Campaign {
                 airtime_us: BTreeMap::new(),
                 ping_slots: s.ping_slots,
                 turns: BTreeMap::new(),
+                group_use: GroupUse::default(),
             })
             .collect();
         let snapshot = TaskSnapshot {
@@ -379,6 +388,8 @@ impl Campaign {
             rooms: BTreeMap::new(),
             next_number: 0,
             changed: Changed::default(),
+            keeping: Vec::new(),
+            earlier_keys: BTreeMap::new(),
             requests: Vec::new(),
         };
         for record in sessions {
@@ -522,6 +533,7 @@ impl Campaign {
 
     /// Moves the task on when all its sessions, devices or cleanups are through.
     fn settle(&mut self, now: Timestamp, around: &mut Surroundings<'_>) {
+        self.keep_groups(around);
         let distributing = self
             .sessions
             .iter()
@@ -554,6 +566,7 @@ impl Campaign {
         if !self.uncleaned.is_empty() {
             return;
         }
+        self.hand_on_groups(around);
         self.task.ended_at = Some(now);
         if self.task.state == TaskState::Cancelling {
             let failed = self.task.reason == Some(TaskReason::ThresholdCrossed);
@@ -633,6 +646,7 @@ impl Campaign {
             } else {
                 self.released.push(dev_eui);
             }
+            self.see_to_group_of(dev_eui);
         }
     }
 

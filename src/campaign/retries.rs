@@ -117,6 +117,7 @@ impl Campaign {
         };
         let next = self.add_follow_up(number, &wanted);
         for dev_eui in devices {
+            self.spoil_group_of(*dev_eui);
             if let Some(device) = self.devices.get_mut(dev_eui) {
                 device.session = Some(next);
                 device.retry_at = None;

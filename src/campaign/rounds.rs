@@ -28,7 +28,7 @@ pub(super) const POLL_COST: f64 = 8.0;
 /// Roll calls by multicast before devices are asked one by one.
 const ROLL_CALLS: u8 = 2;
 /// Frames one group may send: the counter must not reach 16 bits.
-const MAX_GROUP_FRAMES: u32 = 65_000;
+pub(super) const MAX_GROUP_FRAMES: u32 = 65_000;
 /// Up to so many devices all are asked at once: a poll of those with gaps would save few answers and leave the silent
 /// ones unknown, which costs another poll.
 const ROLL_CALL_GROUP: usize = 50;

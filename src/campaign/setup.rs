@@ -109,7 +109,8 @@ impl Campaign {
                 mc_group_id: session.record.mc_group_id,
                 mc_addr: group.mc_addr,
                 mc_key_encrypted: encrypt_mc_key(&device.keys.multicast.mc_ke_key(), &group.mc_key),
-                min_mc_f_cnt: 0,
+                // Older frames of the same key must not be replayed to a device that lost the group.
+                min_mc_f_cnt: group.next_mc_f_cnt,
                 max_mc_f_cnt: MAX_MC_F_CNT,
             },
         ))
@@ -156,15 +157,27 @@ impl Campaign {
         })
     }
 
-    /// The group of a session on the air; `None` without a seed, which a started task has.
+    /// The group of a session on the air, with the counter it began with; `None` without a seed, which a started task
+    /// has.
     pub(super) fn group_of(&self, session: &SessionRun) -> Option<McGroup> {
         let seed = self.task.seed.as_ref()?;
         let record = &session.record;
+        let number = record.id.number;
+        let (mc_addr, mc_key, next_mc_f_cnt) = match &record.group_use.reused {
+            Some(reused) => {
+                let key = self.earlier_keys.get(&number)?.clone();
+                (key.mc_addr, key.mc_key, reused.first_mc_f_cnt)
+            }
+            None => {
+                let mc_addr = keys::mc_addr(seed, number, self.network);
+                (mc_addr, keys::mc_key(seed, number), 0)
+            }
+        };
         Some(McGroup {
             session: record.id.clone(),
-            mc_addr: keys::mc_addr(seed, record.id.number, self.network),
-            mc_key: keys::mc_key(seed, record.id.number),
-            next_mc_f_cnt: 0,
+            mc_addr,
+            mc_key,
+            next_mc_f_cnt,
             region: record.region,
             class: record.class,
             frequency_hz: record.frequency_hz,
@@ -172,6 +185,7 @@ impl Campaign {
             gateways: record.gateways.clone(),
             ping_slots: record.ping_slots,
             turns: record.turns.clone(),
+            kept: None,
         })
     }
 

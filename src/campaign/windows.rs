@@ -9,8 +9,8 @@ use crate::lorawan::identifiers::DevEui;
 use crate::lorawan::region::Region;
 use crate::record::{
     BlockParameters, DeviceClass, DeviceReason, DeviceState, DistributionSession, Fleet,
-    FleetDevice, FragAlgo, NetworkRequest, PollKind, SessionId, SessionPhase, SessionWindow,
-    SetupStage, TaskDevice, TaskReason, fragments_sent,
+    FleetDevice, FragAlgo, GroupUse, NetworkRequest, PollKind, SessionId, SessionPhase,
+    SessionWindow, SetupStage, TaskDevice, TaskReason, fragments_sent,
 };
 use crate::task::clock::clock_words;
 use crate::task::{plan, sizing};
@@ -426,7 +426,10 @@ impl Campaign {
         let kind = kind(&session.record, wanted.frag_algo);
         let prepared = self.sessions.iter().skip(number + 1).find(|s| {
             let first = s.record.phase == SessionPhase::Preparing && s.record.uncoded_sent == 0;
+            // The key of an earlier session is for those who were given it then.
+            let fresh = s.record.group_use.reused.is_none();
             first
+                && fresh
                 && s.record.gateways == session.record.gateways
                 && Slots::of(&s.record) == Slots::of(&session.record)
                 && self::kind(&s.record, s.record.block.frag_algo) == kind
@@ -438,6 +441,7 @@ impl Campaign {
         for dev_eui in devices {
             let asked = self.devices.get(dev_eui).is_some_and(|d| d.tries > 0);
             let why = format!("{}; waits for the next one", wanted.why);
+            self.spoil_group_of(*dev_eui);
             self.reset_setup(now, *dev_eui, &why);
             if let Some(device) = self.devices.get_mut(dev_eui) {
                 device.session = Some(next);
@@ -467,6 +471,7 @@ impl Campaign {
         (record.round, record.roll_calls) = (0, 0);
         record.rounds.clear();
         record.airtime_us.clear();
+        record.group_use = GroupUse::default();
         self.add_session(record);
         self.changed.sessions.insert(next);
         self.request_group(usize::from(next));
@@ -577,9 +582,12 @@ impl Campaign {
         session.waiting = None;
         let id = session.record.id.clone();
         self.changed.sessions.insert(id.number);
-        if before != SessionPhase::Individual {
-            self.requests.push(NetworkRequest::RemoveGroup(id));
-        }
+        let class = session.record.class;
+        // Devices that are sent to alone may come back to the group, which must not forget its counter till then.
+        self.requests.push(match phase {
+            SessionPhase::Individual => NetworkRequest::KeepGroup(id, None),
+            _ => self.group_rests(id, class),
+        });
     }
 
     /// Devices of a session's group that are without the image; those that are sent to alone are not among them.

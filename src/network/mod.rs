@@ -10,8 +10,8 @@ use std::future::Future;
 
 use crate::lorawan::identifiers::{DevEui, GatewayEui};
 use crate::record::{
-    AirLedger, Change, ClockReading, GatewaySettings, Heard, JoinState, NetworkRequest, Session,
-    TxReport,
+    AirLedger, Change, ClockReading, GatewaySettings, Heard, JoinState, McGroup, NetworkRequest,
+    Session, TxReport,
 };
 use crate::time::Timestamp;
 
@@ -41,6 +41,12 @@ pub trait Network {
 
     /// What came in and what was done with it, since the machine was restored.
     fn counts(&self) -> NetworkCounters;
+
+    /// The multicast groups it knows, with their counters as they stand; nothing where it cannot leave a group to a later
+    /// session.
+    fn groups(&self) -> Vec<McGroup> {
+        Vec::new()
+    }
 
     /// What each gateway sent in the last hour, by sub-band, for forecasts; nothing where the network keeps no ledger.
     fn air_ledgers(&self) -> Vec<AirLedger> {

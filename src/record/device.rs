@@ -171,6 +171,9 @@ pub struct McSlot {
     pub confirmed: bool,
     /// Its task is over: to be deleted at the next contact.
     pub leftover: bool,
+    /// Its task has left it there for a later one.
+    #[serde(default)]
+    pub kept: bool,
 }
 
 /// A fragmentation session on a device.

@@ -38,13 +38,13 @@ pub use gateway::{
 pub use image::{Image, ImageContainer, Sha256};
 pub use multicast_group::{DeviceClass, MulticastGroup};
 pub use radio::{
-    Downlink, DownlinkId, GatewayOutcome, Heard, McGroup, NetworkRequest, Reception, Refusal,
-    SessionId, Target, TxOutcome, TxReport, Uplink, UplinkRef,
+    Downlink, DownlinkId, GatewayOutcome, Heard, KeptGroup, McGroup, NetworkRequest, Reception,
+    Refusal, SessionId, Target, TxOutcome, TxReport, Uplink, UplinkRef,
 };
 pub use rules::{Blackout, Calendar, RetryPolicy, TaskRules, WeeklyWindow};
 pub use session::{
-    BlockParameters, DistributionSession, FragAlgo, PollKind, SessionPhase, SessionWindow,
-    StatusRound, WindowNumber, fragments_sent,
+    BlockParameters, DistributionSession, FragAlgo, GroupUse, PollKind, ReusedGroup, SessionPhase,
+    SessionWindow, StatusRound, WindowNumber, fragments_sent,
 };
 pub use task::{
     FailuresAccepted, Held, RebootMode, StateCounts, SuccessCriterion, Task, TaskCounters, TaskId,

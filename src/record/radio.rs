@@ -31,7 +31,7 @@ pub struct McGroup {
     pub session: SessionId,
     /// TS005 `McAddr`.
     pub mc_addr: McAddr,
-    /// TS005 `McKey`, made for this session alone.
+    /// TS005 `McKey`, made for this session, or for an earlier one that left it on the same devices.
     #[serde(with = "crate::lorawan::keys::serde_hex")]
     pub mc_key: Key128,
     /// Next frame counter. Owned by the network; committed before a frame leaves and never goes back.
@@ -53,6 +53,18 @@ pub struct McGroup {
     /// not listed has a turn of its own.
     #[serde(default)]
     pub turns: BTreeMap<GatewayEui, u8>,
+    /// Its session is over, and the group was left on the devices for a later one.
+    #[serde(default)]
+    pub kept: Option<KeptGroup>,
+}
+
+/// A group that a session left on its devices.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeptGroup {
+    /// `McGroupID` on all of them.
+    pub mc_group_id: u8,
+    /// How many devices were ever given the key. As long as so many hold the group, nobody else can have it.
+    pub holders: u32,
 }
 
 /// What a campaign asks of the network.
@@ -63,6 +75,9 @@ pub enum NetworkRequest {
     PutGroup(McGroup),
     /// Forget this group; frames still queued for it are dropped.
     RemoveGroup(SessionId),
+    /// Send nothing more to this group, and know its key and counter all the same; frames still queued are dropped. It
+    /// may be put again; with [`KeptGroup`] a later session may have its key and counter.
+    KeepGroup(SessionId, Option<KeptGroup>),
     /// Send a frame.
     Send(Downlink),
 }

@@ -72,6 +72,29 @@ pub struct DistributionSession {
     /// listed has a turn of its own.
     #[serde(default)]
     pub turns: BTreeMap<GatewayEui, u8>,
+    /// Who holds the key of its group, and whose it was before.
+    #[serde(default)]
+    pub group_use: GroupUse,
+}
+
+/// What decides whether the group of a session can be left on its devices for a later one.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GroupUse {
+    /// Devices that were ever given its key, or may have been; counted in tasks that keep their groups.
+    pub given: u32,
+    /// One of them does not hold it any more, or is about to lose it.
+    pub spoiled: bool,
+    /// The group was on the devices before.
+    pub reused: Option<ReusedGroup>,
+}
+
+/// A group that an earlier session had left on the devices.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReusedGroup {
+    /// The session it was made for, or taken over by last.
+    pub from: SessionId,
+    /// Its counter when it was taken over: frames below are older.
+    pub first_mc_f_cnt: u32,
 }
 
 /// Most polls remembered.

@@ -258,6 +258,9 @@ pub struct TaskOptions {
     /// Class B: how often the groups listen.
     #[serde(default)]
     pub ping_slots: Option<PingSlotPeriodicity>,
+    /// Leave the multicast groups on devices that succeed, for a later task of the same devices.
+    #[serde(default)]
+    pub keep_groups: bool,
 }
 
 impl Default for TaskOptions {
@@ -274,6 +277,7 @@ impl Default for TaskOptions {
             cleanup_within: Duration::from_secs(3600),
             class: None,
             ping_slots: None,
+            keep_groups: false,
         }
     }
 }

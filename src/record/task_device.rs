@@ -342,4 +342,6 @@ pub enum CleanupState {
     Confirmed,
     /// Not confirmed in time; kept with the device and cleared at its next contact.
     Left,
+    /// Left on the device on purpose, for a later task.
+    Kept,
 }

@@ -22,6 +22,7 @@ use crate::task::{Plan, PlanError, PlanRequest, plan};
 use crate::time::Timestamp;
 
 use super::command::{Command, CommandError, NewDevice, Notice};
+use super::kept::holds_kept;
 use super::queue::Queue;
 
 /// A gateway not heard for longer is not counted on.
@@ -31,16 +32,18 @@ const MAX_LINKS: usize = 8;
 
 /// Everything that decides, for one network.
 pub struct Engine<N: Network> {
-    network: N,
+    pub(super) network: N,
     addresses: AddressSpace,
-    fleet: Fleet,
+    pub(super) fleet: Fleet,
     gateways: BTreeMap<GatewayEui, KnownGateway>,
     dialogue: Dialogue,
-    campaigns: BTreeMap<u32, Campaign>,
+    pub(super) campaigns: BTreeMap<u32, Campaign>,
     busy: BTreeMap<DevEui, u32>,
     queue: Queue,
     next_owner: u32,
     commands_malformed: u64,
+    /// Somebody may have lost a group that is kept for a later task.
+    pub(super) kept_unsure: bool,
 }
 
 struct KnownGateway {
@@ -74,6 +77,7 @@ impl<N: Network> Engine<N> {
             queue: Queue::default(),
             next_owner: Dialogue::OWNER + 1,
             commands_malformed: 0,
+            kept_unsure: true,
         };
         for profile in snapshot.profiles {
             engine.fleet.put_profile(profile);
@@ -107,7 +111,8 @@ impl<N: Network> Engine<N> {
                 continue;
             }
             let owner = engine.new_owner();
-            let campaign = Campaign::restore(owner, addresses, task);
+            let mut campaign = Campaign::restore(owner, addresses, task);
+            campaign.recall_keys(&snapshot.mc_groups);
             engine.add_campaign(owner, campaign);
         }
         engine
@@ -154,6 +159,7 @@ impl<N: Network> Engine<N> {
             self.step_campaign(now, owner, &[], &mut turn);
         }
         self.see_to_queue(now, &mut turn);
+        self.see_to_kept(&mut turn);
         self.announce_restarts();
         let sending = self.network.send(now, std::mem::take(&mut turn.requests));
         // What commands create comes before what was heard of it: stores want parents first.
@@ -344,6 +350,7 @@ impl<N: Network> Engine<N> {
         let mut released = campaign.take_released();
         if campaign.is_over() {
             released.extend(campaign.devices());
+            self.kept_unsure = true;
             self.campaigns.remove(&owner);
         }
         for dev_eui in released {
@@ -438,6 +445,7 @@ impl<N: Network> Engine<N> {
                     return Err(CommandError::NotFound(format!("device {dev_eui}")));
                 }
                 self.refuse_busy(dev_eui)?;
+                self.kept_unsure |= self.fleet.get(dev_eui).is_some_and(holds_kept);
                 self.fleet.remove_device(dev_eui);
                 self.network.apply(&NetworkCommand::DeleteDevice(dev_eui));
                 turn.changes.push(Change::DeleteDevice(dev_eui));
@@ -577,6 +585,7 @@ impl<N: Network> Engine<N> {
         } in devices
         {
             let dev_eui = settings.dev_eui;
+            self.forget_kept_of_another(dev_eui, keys.as_ref());
             self.fleet.put_device(settings.clone(), keys.clone());
             if let Some((versions, status)) = versions.zip(self.fleet.status_mut(dev_eui)) {
                 status.set_versions(&versions, now);
@@ -612,8 +621,10 @@ impl<N: Network> Engine<N> {
         turn: &mut Turn,
     ) -> Result<(), CommandError> {
         let plan = self.plan(now, &order, devices, groups)?;
+        let groups = self.groups_to_reuse(&plan, &order.task, turn);
         let owner = self.new_owner();
-        let campaign = Campaign::start(now, owner, self.addresses, order, &plan, &self.fleet);
+        let mut campaign = Campaign::start(now, owner, self.addresses, order, &plan, &self.fleet);
+        campaign.take_over(&mut self.fleet, groups);
         self.add_campaign(owner, campaign);
         self.step_campaign(now, owner, &[], turn);
         Ok(())
@@ -752,9 +763,9 @@ fn order(
 
 /// What piles up during a step.
 #[derive(Default)]
-struct Turn {
+pub(super) struct Turn {
     changes: Vec<Change>,
-    requests: Vec<NetworkRequest>,
+    pub(super) requests: Vec<NetworkRequest>,
     notices: Vec<Notice>,
 }
 

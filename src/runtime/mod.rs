@@ -8,6 +8,7 @@ pub mod command;
 pub mod config;
 pub mod drive;
 pub mod engine;
+mod kept;
 mod queue;
 pub mod secrets;
 

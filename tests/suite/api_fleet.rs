@@ -769,6 +769,7 @@ async fn a_group_takes_devices_of_its_kind() {
         group: Some("eu".to_owned()),
         confirmed: true,
         leftover: false,
+        kept: false,
     };
     let status = DeviceStatus {
         mc_slots: [Some(slot), None, None, None],

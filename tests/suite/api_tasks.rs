@@ -421,13 +421,15 @@ async fn only_devices_that_claim_the_code_are_planned_with_it() {
         task: Some(v1::FuotaTask {
             name: "tasks/a".to_owned(),
             frag_algo: v1::FragAlgo::ReedSolomon.into(),
+            keep_groups: true,
             ..Default::default()
         }),
-        update_mask: mask(&["frag_algo"]),
+        update_mask: mask(&["frag_algo", "keep_groups"]),
         request_id: String::new(),
     };
     let updated = server.tasks().update_task(request).await.unwrap();
-    assert_eq!(updated.into_inner().frag_algo(), v1::FragAlgo::ReedSolomon);
+    assert_eq!(updated.get_ref().frag_algo(), v1::FragAlgo::ReedSolomon);
+    assert!(updated.into_inner().keep_groups);
     let asked = plan().await;
     assert_eq!(
         codes(&asked),

@@ -80,7 +80,7 @@ impl Network for Air {
                 NetworkRequest::PutGroup(group) => {
                     self.groups.insert(group.session);
                 }
-                NetworkRequest::RemoveGroup(session) => {
+                NetworkRequest::RemoveGroup(session) | NetworkRequest::KeepGroup(session, _) => {
                     self.groups.remove(&session);
                 }
                 NetworkRequest::Send(downlink) => self.carry(now, downlink),

@@ -250,6 +250,7 @@ async fn create_start_and_watch_in_one_command() {
         "verified",
         "--frag-algo",
         "reed-solomon",
+        "--keep-groups",
         "--max-retries",
         "2",
         "--weekly-window",
@@ -277,6 +278,7 @@ async fn create_start_and_watch_in_one_command() {
     assert_eq!(task.images, [format!("images/{SHA}")]);
     assert_eq!(task.success_criterion(), v1::SuccessCriterion::Verified);
     assert_eq!(task.frag_algo(), v1::FragAlgo::ReedSolomon);
+    assert!(task.keep_groups);
     assert!(task.deadline.is_some() && task.window_start.is_none());
     assert_eq!(task.retry.as_ref().unwrap().max_retries, 2);
     let windows = &task.calendar.as_ref().unwrap().weekly_windows;

@@ -28,6 +28,7 @@ mod garbage;
 mod golden_commands;
 mod golden_erasure;
 mod golden_keys;
+mod kept_groups;
 mod native;
 mod native_foreign;
 mod native_groups;

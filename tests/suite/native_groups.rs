@@ -9,7 +9,8 @@ use lorawan_fuota::lorawan::region::Region;
 use lorawan_fuota::network::native::{GatewayCommand, When};
 use lorawan_fuota::network::{Network, NetworkCommand};
 use lorawan_fuota::record::{
-    DeviceClass, GatewaySettings, McGroup, NetworkRequest, Refusal, Target, TxOutcome,
+    DeviceClass, GatewaySettings, KeptGroup, McGroup, NetworkRequest, Refusal, SessionId, Target,
+    TxOutcome,
 };
 use lorawan_fuota::time::GpsTime;
 
@@ -138,6 +139,45 @@ fn a_group_counter_never_goes_back() {
     let frame = net.group_frame(10);
     let step = net.step(vec![], vec![remove, put, frame]);
     assert_eq!(group_frames(&step), [(1, 2)]);
+}
+
+#[test]
+fn a_group_that_is_kept_sends_nothing_and_its_key_goes_on_with_its_counter() {
+    let mut net = Net::new(1);
+    let group = mc_group(Region::Eu868, 1);
+    let mut requests = vec![NetworkRequest::PutGroup(group.clone())];
+    requests.extend((0..3).map(|_| net.group_frame(200)));
+    let step = net.step(vec![], requests);
+    assert_eq!(group_frames(&step), [(1, 0)]);
+    // Two wait for their turn, and are not sent.
+    let kept = KeptGroup {
+        mc_group_id: 2,
+        holders: 5,
+    };
+    let keep = NetworkRequest::KeepGroup(session_id(), Some(kept));
+    let late = net.group_frame(10);
+    let step = net.step(vec![], vec![keep, late]);
+    assert_eq!(group_frames(&step), []);
+    let refused = net.run(Duration::from_secs(30));
+    assert_eq!(group_frames(&refused), []);
+    assert_eq!(net.stored.mc_groups[0].kept, Some(kept));
+    net.restart();
+
+    let next = SessionId {
+        number: 1,
+        ..session_id()
+    };
+    let put = NetworkRequest::PutGroup(McGroup {
+        session: next.clone(),
+        ..group
+    });
+    let frame = net.downlink(Target::Group(next.clone()), None, 10);
+    let remove = NetworkRequest::RemoveGroup(session_id());
+    let step = net.step(vec![], vec![put, remove, NetworkRequest::Send(frame)]);
+    assert_eq!(group_frames(&step), [(1, 1)]);
+    let stored = &net.stored.mc_groups;
+    assert_eq!(stored.len(), 1);
+    assert_eq!((&stored[0].session, stored[0].next_mc_f_cnt), (&next, 2));
 }
 
 #[test]

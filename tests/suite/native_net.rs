@@ -389,6 +389,7 @@ pub(super) fn mc_group(region: Region, gateways: u64) -> McGroup {
         gateways: (1..=gateways).map(eui).collect(),
         ping_slots: None,
         turns: BTreeMap::new(),
+        kept: None,
     }
 }
 

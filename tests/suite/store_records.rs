@@ -151,6 +151,7 @@ pub(crate) fn status() -> DeviceStatus {
                 group: Some("g1".to_owned()),
                 confirmed: true,
                 leftover: true,
+                kept: true,
             }),
             None,
             None,
@@ -336,6 +337,7 @@ pub(crate) fn task(tenant: &TenantId, id: &str, state: TaskState) -> Task {
             cleanup_within: Duration::from_secs(99),
             class: Some(DeviceClass::B),
             ping_slots: PingSlotPeriodicity::try_from(3).ok(),
+            keep_groups: true,
         },
         state,
         reason: Some(TaskReason::DeadlinePassed),
@@ -517,6 +519,14 @@ pub(crate) fn distribution(task: &str, number: u16) -> DistributionSession {
         airtime_us: BTreeMap::from([(gateway_eui(1), 77)]),
         ping_slots: PingSlotPeriodicity::try_from(7).ok(),
         turns: BTreeMap::from([(gateway_eui(1), 3)]),
+        group_use: GroupUse {
+            given: 7,
+            spoiled: true,
+            reused: Some(ReusedGroup {
+                from: session_id("t0", 2),
+                first_mc_f_cnt: 1234,
+            }),
+        },
     }
 }
 
@@ -533,6 +543,10 @@ pub(crate) fn mc_group(task: &str, number: u16) -> McGroup {
         gateways: vec![gateway_eui(1), gateway_eui(2)],
         ping_slots: PingSlotPeriodicity::try_from(2).ok(),
         turns: BTreeMap::from([(gateway_eui(2), 1)]),
+        kept: Some(KeptGroup {
+            mc_group_id: 3,
+            holders: 9,
+        }),
     }
 }
 

@@ -6,6 +6,7 @@
 mod air;
 mod counters;
 mod errors;
+mod keys;
 mod records;
 mod verdicts;
 mod windows;
@@ -24,6 +25,7 @@ use crate::lab::Lab;
 pub use air::AirShare;
 pub use counters::{Counters, FragmentOnAir};
 pub use errors::watch_errors;
+pub use keys::Keys;
 pub use records::Records;
 pub use verdicts::{Expected, verdicts};
 pub use windows::Windows;
@@ -55,6 +57,8 @@ pub enum Checker {
     Updated,
     /// No error is logged, the store takes every commit, gateways find nothing wrong with a frame, the loop goes on.
     Errors,
+    /// A session that goes on with a group of an earlier one has exactly the devices that hold its key.
+    Keys,
 }
 
 impl fmt::Display for Checker {
@@ -120,6 +124,7 @@ pub struct Checkers {
     /// What was committed last.
     pub records: Records,
     counters: Counters,
+    keys: Keys,
     windows: Windows,
     share: AirShare,
     violations: Vec<Violation>,
@@ -148,6 +153,8 @@ impl Checkers {
                 });
             }
         });
+        self.break_all(at, broken);
+        let broken = self.keys.commit(changes, &self.records, lab);
         self.break_all(at, broken);
     }
 

@@ -133,7 +133,8 @@ fn cleanup(
     let frag_index = session.map_or(0, |s| s.block.frag_index);
     let group = usize::from(session.map_or(0, |s| s.mc_group_id));
     let status = records.statuses.get(&device.dev_eui);
-    let group_recorded = status.is_some_and(|s| s.mc_slots.iter().flatten().any(|s| s.leftover));
+    let mut groups = status.iter().flat_map(|s| s.mc_slots.iter().flatten());
+    let group_recorded = groups.any(|slot| slot.leftover || slot.kept);
     let frag_recorded = status.is_some_and(|s| s.frag_slots.iter().flatten().any(|s| s.leftover));
     let rests = [
         (
@@ -160,7 +161,9 @@ fn cleanup(
                 "is still there, although its deletion is confirmed"
             }
             CleanupState::Pending => "was neither deleted nor recorded as left",
-            CleanupState::Left | CleanupState::NotNeeded if is_there && !is_recorded => {
+            CleanupState::Left | CleanupState::NotNeeded | CleanupState::Kept
+                if is_there && !is_recorded =>
+            {
                 "is left on the device, and nothing says so"
             }
             _ => continue,

@@ -72,6 +72,7 @@ impl Windows {
                 }
                 Change::PutMcGroup(group) => {
                     self.groups.insert(group.mc_addr, group.session.clone());
+                    self.slots.remove(&group.mc_addr);
                     let slots = group.ping_slots.map(|slots| (group.mc_addr, slots));
                     self.slots.extend(slots);
                 }

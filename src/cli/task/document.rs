@@ -87,6 +87,7 @@ pub(super) fn task_json(task: &v1::FuotaTask) -> Value {
         "frag_size": task.frag_size,
         "frag_descriptor_hex": hex(&task.frag_descriptor),
         "frag_algo": word_json::<v1::FragAlgo>(task.frag_algo),
+        "keep_groups": task.keep_groups,
         "tags": task.tags,
         "multicast_groups": task.multicast_groups,
         "state": word_json::<v1::TaskState>(task.state),
@@ -171,6 +172,10 @@ pub(super) fn task_text(task: &v1::FuotaTask) -> String {
         ("fragment size", nonzero(task.frag_size)),
         ("descriptor", hex(&task.frag_descriptor)),
         ("code", word::<v1::FragAlgo>(task.frag_algo)),
+        (
+            "groups kept",
+            if task.keep_groups { "yes" } else { "" }.to_owned(),
+        ),
         ("retries", retry_text(task.retry.as_ref())),
         ("calendar", calendar_text(task.calendar.as_ref())),
         ("tags on success", pairs_text(&task.tags_on_success)),

@@ -77,6 +77,10 @@ pub(super) struct TaskSettings {
     #[arg(long, value_parser = enum_parser::<v1::FragAlgo>(), help_heading = RADIO)]
     frag_algo: Option<v1::FragAlgo>,
 
+    /// Leave multicast groups on devices that succeed, for the next task of the same devices
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    keep_groups: Option<bool>,
+
     #[command(flatten)]
     policies: PolicyArgs,
 
@@ -140,6 +144,7 @@ impl TaskSettings {
         mask.put("frequency_hz", &mut task.frequency_hz, self.frequency);
         mask.put("frag_size", &mut task.frag_size, self.frag_size);
         mask.put("frag_descriptor", &mut task.frag_descriptor, descriptor);
+        mask.put("keep_groups", &mut task.keep_groups, self.keep_groups);
         self.policies.apply(task, mask);
         self.rules.apply(task, mask);
         mask.put("frag_algo", &mut task.frag_algo, self.frag_algo);

@@ -13,7 +13,9 @@ use super::turns::{self, Turn, Wanted};
 use crate::lorawan::frame::{DataFields, Direction, FCtrl};
 use crate::lorawan::identifiers::{GatewayEui, McAddr};
 use crate::lorawan::keys::{Key128, mc_app_s_key, mc_nwk_s_key};
-use crate::record::{Change, DeviceClass, Downlink, McGroup, Refusal, SessionId, TxOutcome};
+use crate::record::{
+    Change, DeviceClass, Downlink, KeptGroup, McGroup, Refusal, SessionId, TxOutcome,
+};
 use crate::time::Timestamp;
 
 #[derive(Clone, Debug)]
@@ -72,10 +74,18 @@ impl Groups {
             .any(|group| group.record.mc_addr == address)
     }
 
-    /// Knows a group; one that was known keeps its queue, and its counter unless the given one is ahead.
+    /// Knows a group; one that was known keeps its queue, and its counter unless the given one is ahead. One whose key
+    /// another group has goes on from the counter of that.
     pub(super) fn put(&mut self, record: McGroup) {
         let session = record.session.clone();
         let mut group = Group::new(record);
+        let same = |other: &&McGroup| {
+            (other.mc_addr, &other.mc_key) == (group.record.mc_addr, &group.record.mc_key)
+        };
+        let others = self.groups.values().map(|group| &group.record);
+        let counters = others.filter(same).map(|other| other.next_mc_f_cnt);
+        let counter = counters.max().unwrap_or(0);
+        group.record.next_mc_f_cnt = group.record.next_mc_f_cnt.max(counter);
         if let Some(counter) = self.retired.remove(&session) {
             group.record.next_mc_f_cnt = group.record.next_mc_f_cnt.max(counter);
         }
@@ -101,21 +111,31 @@ impl Groups {
 
     /// Forgets a group; what was queued is reported as refused.
     pub(super) fn remove(&mut self, session: &SessionId, air: &mut Air) {
-        let Some(group) = self.groups.remove(session) else {
+        let Some(mut group) = self.groups.remove(session) else {
             return;
         };
-        if let Some(head) = group.head {
-            for gateway in head.turns.into_iter().flat_map(|turn| turn.gateways) {
-                refuse(air, head.report, gateway, Refusal::NoSession);
-            }
-        }
-        for (_, downlink) in group.queue {
-            air.refuse(downlink.id, Refusal::NoSession);
-        }
+        group.clear(air);
         let counter = group.record.next_mc_f_cnt;
         self.retired.insert(session.clone(), counter);
         self.changed.remove(session);
         self.deleted.insert(session.clone());
+    }
+
+    /// Knows a group without sending to it; what was queued is reported as refused.
+    pub(super) fn keep(&mut self, session: &SessionId, kept: Option<KeptGroup>, air: &mut Air) {
+        let Some(group) = self.groups.get_mut(session) else {
+            return;
+        };
+        group.clear(air);
+        if group.record.kept != kept {
+            group.record.kept = kept;
+            self.changed.insert(session.clone());
+        }
+    }
+
+    /// The groups that are known, with their counters.
+    pub(super) fn records(&self) -> impl Iterator<Item = &McGroup> {
+        self.groups.values().map(|group| &group.record)
     }
 
     /// Queues a frame.
@@ -127,8 +147,8 @@ impl Groups {
         air: &mut Air,
     ) {
         match self.groups.get_mut(session) {
-            Some(group) => group.queue.push_back((now, downlink)),
-            None => air.refuse(downlink.id, Refusal::NoSession),
+            Some(group) if group.record.kept.is_none() => group.queue.push_back((now, downlink)),
+            _ => air.refuse(downlink.id, Refusal::NoSession),
         }
     }
 
@@ -191,6 +211,19 @@ impl Group {
             head: None,
             not_before: Timestamp::default(),
             served: 0,
+        }
+    }
+
+    /// Refuses all that was to be sent.
+    fn clear(&mut self, air: &mut Air) {
+        if let Some(head) = self.head.take() {
+            self.not_before = self.not_before.max(head.end);
+            for gateway in head.turns.into_iter().flat_map(|turn| turn.gateways) {
+                refuse(air, head.report, gateway, Refusal::NoSession);
+            }
+        }
+        for (_, downlink) in self.queue.drain(..) {
+            air.refuse(downlink.id, Refusal::NoSession);
         }
     }
 

@@ -42,7 +42,7 @@ use self::sessions::Devices;
 use super::{Network, NetworkCommand, NetworkCounters, NetworkEvent, Sending};
 use crate::lorawan::identifiers::{DevAddr, DevEui, GatewayEui};
 use crate::record::{
-    AirLedger, ClockReading, Gateway, GatewayStatus, NetworkRequest, Snapshot, Target,
+    AirLedger, ClockReading, Gateway, GatewayStatus, McGroup, NetworkRequest, Snapshot, Target,
 };
 use crate::time::Timestamp;
 
@@ -234,6 +234,9 @@ impl Network for Native {
                 NetworkRequest::RemoveGroup(session) => {
                     self.groups.remove(&session, &mut self.air);
                 }
+                NetworkRequest::KeepGroup(session, kept) => {
+                    self.groups.keep(&session, kept, &mut self.air);
+                }
                 NetworkRequest::Send(downlink) => match &downlink.target {
                     Target::Device(dev_eui) => self.send_unicast(now, *dev_eui, &downlink),
                     Target::Group(session) => {
@@ -263,6 +266,10 @@ impl Network for Native {
             self.air.wake(),
         ];
         due.into_iter().flatten().min()
+    }
+
+    fn groups(&self) -> Vec<McGroup> {
+        self.groups.records().cloned().collect()
     }
 
     fn air_ledgers(&self) -> Vec<AirLedger> {

@@ -193,6 +193,7 @@ mod tests {
             gateways: (1..=gateways).map(GatewayEui).collect(),
             ping_slots: None,
             turns: BTreeMap::new(),
+            kept: None,
         }
     }
 

@@ -55,7 +55,7 @@ const TABLE: &str = "
                                         simulator/gateway simulator/device simulator/lab simulator/fleet
                                         simulator/world simulator/checkers simulator/scene
     simulator/scene            EDGE  -> time lorawan record runtime simulator/device simulator/fleet simulator/world
-                                        simulator/checkers simulator/check
+                                        simulator/checkers simulator/check simulator/random
     simulator/minimise         EDGE  -> lorawan simulator/check simulator/checkers simulator/fleet simulator/world
     simulator/operator         EDGE  -> proto
     simulator/server           EDGE  ->
