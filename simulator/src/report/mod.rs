@@ -353,6 +353,7 @@ fn fault_words(running: &Running, fault: &TimedFault) -> String {
             format!("{}: power cut", gateway(*which))
         }
         FaultKind::GatewayDown { gateway: which, .. } => format!("{}: line cut", gateway(*which)),
+        FaultKind::GatewayUp { gateway: which } => format!("{}: back", gateway(*which)),
         FaultKind::ServerCrash { .. } => "server dies".to_owned(),
         FaultKind::Reboot(_) => "devices reboot".to_owned(),
         FaultKind::Vanish(_) => "devices vanish".to_owned(),

@@ -275,6 +275,8 @@ fn options(file: &File<'_>, table: &mut Fields<'_>, named: &Named<'_>) -> TaskOp
         cleanup_within: table.or("cleanup_within", time, default.cleanup_within),
         class: class.map(|class| class.value),
         ping_slots: ping_slots.and_then(|n| PingSlotPeriodicity::try_from(n).ok()),
+        // A scenario has one task; there is none after it that could use them.
+        keep_groups: false,
     }
 }
 
