@@ -7,12 +7,12 @@ use crate::compare::{BOUND, Comparison, OURS, SETTINGS, Standing};
 use crate::redundancy::ROWS;
 use crate::svg::{Anchor, Svg};
 
-const PANEL: (f64, f64) = (330.0, 236.0);
+const PANEL: (f64, f64) = (346.0, 222.0);
 const MARGIN: (f64, f64) = (140.0, 96.0);
 const BAR: f64 = 17.0;
 const STEP: f64 = 25.0;
 /// What is left of a panel's width for its longest bar.
-const LONGEST: f64 = 170.0;
+const LONGEST: f64 = 104.0;
 
 const STYLE: &str = "text{font:12px system-ui,sans-serif;fill:#1b2733}\
 .title{font-size:20px;font-weight:600}.note{fill:#5b6b7a}.head{font-weight:600;font-size:14px}\
@@ -101,18 +101,12 @@ fn panel(svg: &mut Svg, (x, y): (f64, f64), comparison: &Comparison) {
         };
         let text = format!("{} {:.0} min{percent}", standing.system, minutes(standing));
         let class = if standing.system == OURS { "own" } else { "" };
-        label(svg, (left, top), length, class, &text);
-    }
-}
-
-/// Beside its bar where there is room, else on it.
-fn label(svg: &mut Svg, (left, top): (f64, f64), length: f64, class: &str, text: &str) {
-    let needs = as_f64(text.chars().count()) * 6.4;
-    let baseline = top + 13.0;
-    if length + needs + 12.0 < PANEL.0 - 20.0 {
-        svg.text((left + length + 6.0, baseline), Anchor::Start, class, text);
-    } else {
-        svg.text((left + 6.0, baseline), Anchor::Start, class, text);
+        svg.text(
+            (left + length + 6.0, top + 13.0),
+            Anchor::Start,
+            class,
+            &text,
+        );
     }
 }
 

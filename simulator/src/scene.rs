@@ -180,6 +180,17 @@ impl Scene {
         Ok(task)
     }
 
+    /// The start was refused because its window lies in the past.
+    fn is_window_over(&self, draft: &Task, refused: Option<&CommandError>) -> bool {
+        let passed = draft.window_start.is_some_and(|at| at <= self.world.now());
+        let unplanned = matches!(refused, Some(CommandError::Plan(_)));
+        let begun = self
+            .world
+            .task(&draft.id)
+            .is_some_and(|t| t.started_at.is_some());
+        passed && unplanned && !begun
+    }
+
     /// Runs until the task has ended.
     pub fn finish(&mut self, id: &TaskId) -> bool {
         self.world.run_until(LONGEST, |w| {
@@ -252,9 +263,14 @@ pub(crate) fn run(options: &CheckOptions, log: bool) -> Outcome {
         }
         let before = options.kept_groups.then(|| scene.leave_groups());
         let before = before.and_then(Result::err);
-        let draft = scene.draft();
+        let mut draft = scene.draft();
         // A commit of unknown fate may have started it already.
-        let refused = scene.start(&draft).err();
+        let mut refused = scene.start(&draft).err();
+        // Faults may have swallowed the start until the window asked for had passed: whoever starts asks for none then.
+        if scene.is_window_over(&draft, refused.as_ref()) {
+            draft.window_start = None;
+            refused = scene.start(&draft).err();
+        }
         let ended = scene.finish(&draft.id);
         let mut outcome = scene.outcome(&draft);
         if !ended {
