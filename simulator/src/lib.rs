@@ -25,8 +25,8 @@
 //! # Ok::<(), String>(())
 //! ```
 //!
-//! `Scenario::read_file` reads a file as `fuota-sim run` does; `docs/scenarios.md` is the manual. `scenario::Running` is
-//! a run in steps, with the world at hand before and after it.
+//! `Scenario::read_file` reads a file as `fuota-sim run` does; `docs/scenarios.md` is the manual.
+//! `scenario::Running` is a run in steps, with the world at hand before and after it.
 
 pub mod beacon;
 pub mod bound;

@@ -2,10 +2,10 @@
 //!
 //! PURE. Three steps, each a textbook formula:
 //!
-//! 1. **Path loss** is log-distance with shadowing: `PL(d) = PL(d0) + 10 n log10(d / d0) + X`, X normal with mean 0, drawn
-//!    once for each link (Rappaport, Wireless Communications, §4.9). The default numbers were measured for LoRa at
-//!    868 MHz in and around Oulu: 128.95 dB at 1 km, n = 2.32, sigma = 7.8 dB (Petäjäjärvi and others, "On the coverage of
-//!    LPWANs", ITST 2015).
+//! 1. **Path loss** is log-distance with shadowing: `PL(d) = PL(d0) + 10 n log10(d / d0) + X`, X normal with mean 0,
+//!    drawn once for each link (Rappaport, Wireless Communications, §4.9). The default numbers were measured for LoRa
+//!    at 868 MHz in and around Oulu: 128.95 dB at 1 km, n = 2.32, sigma = 7.8 dB (Petäjäjärvi and others,
+//!    "On the coverage of LPWANs", ITST 2015).
 //! 2. **Noise** is thermal: `-174 dBm + 10 log10(bandwidth) + noise figure`. What comes in less noise is the
 //!    signal-to-noise ratio.
 //! 3. **Loss**: a LoRa demodulator needs [`demodulation_floor_db`]; the data sheets state it for 1 % of frames lost

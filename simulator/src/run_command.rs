@@ -1,11 +1,11 @@
-//! `fuota-sim run` and `fuota-sim check --scenario`: scenario files in virtual time, with a verdict for people, programs
-//! and CI.
+//! `fuota-sim run` and `fuota-sim check --scenario`: scenario files in virtual time, with a verdict for people,
+//! programs and CI.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use crate::run_live::{self, LiveArgs};
-use crate::scenario::{Outcome, Scenario, junit, summary};
+use crate::scenario::{Outcome, Running, Scenario, junit, summary};
 
 /// Exit status where a file or a server cannot be used.
 const BAD_FILE: u8 = 2;
@@ -34,6 +34,9 @@ pub struct RunArgs {
     /// Only read the files, and say what is wrong with them.
     #[arg(long)]
     pub dry_run: bool,
+    /// Print what happened, in virtual time: to one device (its EUI, or the end of it), or "all".
+    #[arg(long, value_name = "DEVICE", conflicts_with = "real_time")]
+    pub log: Option<String>,
     /// Against a server in real time.
     #[command(flatten)]
     pub live: LiveArgs,
@@ -60,7 +63,15 @@ pub fn run(args: &RunArgs) -> ExitCode {
                     }
                 }
             } else {
-                scenario.run(seed)
+                let mut running = Running::new(scenario, seed);
+                if args.log.is_some() {
+                    running.keep_events();
+                }
+                let outcome = running.run();
+                if let Some(whose) = &args.log {
+                    print_events(&running, whose);
+                }
+                outcome
             };
             let silent = args.json || (args.quiet && outcome.passed);
             if !silent {
@@ -141,6 +152,22 @@ pub(crate) fn read_all(files: &[PathBuf]) -> Option<Vec<Scenario>> {
         }
     }
     (scenarios.len() == files.len()).then_some(scenarios)
+}
+
+/// Prints what happened to devices whose EUI ends so; to all, and to none in particular, for "all".
+fn print_events(running: &Running, whose: &str) {
+    for event in running.events() {
+        let of_device = event.device.map(|device| device.to_string());
+        let wanted = match &of_device {
+            _ if whose == "all" => true,
+            Some(device) => device.ends_with(whose),
+            None => !event.frame,
+        };
+        if wanted {
+            let device = of_device.map_or_else(String::new, |device| format!("device {device}: "));
+            print(&format!("{}  {device}{}\n", event.at, event.what));
+        }
+    }
 }
 
 #[expect(clippy::print_stdout, reason = "the verdict is the output")]

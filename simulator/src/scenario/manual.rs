@@ -287,6 +287,22 @@ fn a_file_that_says_little_has_good_defaults() {
     assert_eq!(scenario.longest.as_secs(), 86_400);
 }
 
+#[test]
+fn the_tutorial_is_a_scenario_that_passes() {
+    let begin = MANUAL.find("## A scenario from nothing").unwrap();
+    let tutorial = &MANUAL[begin..];
+    let tutorial = &tutorial[..tutorial.find("\n## ").unwrap()];
+    let blocks = tutorial.split("```toml\n").skip(1);
+    let blocks = blocks.map(|block| block.split("```").next().unwrap());
+    let text: String = blocks
+        .flat_map(str::lines)
+        .map(|line| format!("{}\n", line.trim()))
+        .collect();
+    let scenario = Scenario::read(&text, "tutorial.toml").unwrap_or_else(|e| panic!("{e:#?}"));
+    let outcome = scenario.run(1);
+    assert!(outcome.passed, "{}", super::summary(&outcome));
+}
+
 proptest::proptest! {
     /// Whatever becomes of a file, reading it ends with a scenario or with errors inside of the file.
     #[test]

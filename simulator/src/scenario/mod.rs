@@ -6,6 +6,7 @@
 //! `radio`, `stacks`, `groups` (devices), `trouble` (faults), `order` (image and task), `expectations`.
 
 mod building;
+mod entering;
 mod expectations;
 mod groups;
 mod junit;

@@ -13,7 +13,7 @@ use lorawan_fuota::record::{
 use lorawan_fuota::runtime::Command;
 use lorawan_fuota::time::Timestamp;
 
-use crate::checkers::{Checker, Expected, Violation, watch_errors};
+use crate::checkers::{Checker, Event, Expected, Violation, watch_errors};
 use crate::world::{Strike, World};
 
 use super::building::Site;
@@ -31,8 +31,8 @@ const FRAGMENT_OVERHEAD: u8 = 3;
 
 /// A scenario that runs, with the world it runs in.
 ///
-/// [`Running::run`] does everything; [`Running::begin`], [`Running::follow`] and [`Running::outcome`] are its steps, for
-/// who wants to look at the world in between.
+/// [`Running::run`] does everything; [`Running::begin`], [`Running::follow`] and [`Running::outcome`] are its steps,
+/// for who wants to look at the world in between.
 pub struct Running {
     /// The scenario.
     pub scenario: Scenario,
@@ -107,6 +107,33 @@ impl Running {
             refused: None,
             errors: Vec::new(),
         }
+    }
+
+    /// From now on what happens is kept, for [`Running::events`].
+    pub fn keep_events(&mut self) {
+        self.world.checkers_mut(|checkers| checkers.keep_events());
+    }
+
+    /// What happened, as the server and the devices tell it, in order of time; empty unless it was kept. Of each device
+    /// the last 256 events are known.
+    pub fn events(&self) -> Vec<Event> {
+        let mut events = self.world.checkers(|checkers| checkers.events().to_vec());
+        if events.is_empty() {
+            return events;
+        }
+        self.world.lab(|lab| {
+            for device in lab.devices() {
+                let said = device.log().iter();
+                events.extend(said.map(|(at, what)| Event {
+                    at,
+                    device: Some(device.dev_eui()),
+                    frame: false,
+                    what: format!("says: {what}"),
+                }));
+            }
+        });
+        events.sort_by_key(|event| event.at);
+        events
     }
 
     /// Runs everything and judges it.
