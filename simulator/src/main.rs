@@ -10,6 +10,7 @@ use fuota_simulator::forecast_command::{self, ForecastArgs};
 use fuota_simulator::lab_command::{self, LabArgs};
 use fuota_simulator::minimise::{Simpler, log, minimise};
 use fuota_simulator::redundancy_command::{self, RedundancyArgs};
+use fuota_simulator::scale_command::{self, ScaleArgs};
 
 /// Simulated LoRaWAN gateways and end-devices for firmware updates over the air.
 #[derive(Debug, Parser)]
@@ -31,6 +32,8 @@ enum Command {
     Redundancy(RedundancyArgs),
     /// Compare forecasts with what comes, in many random worlds; prints a table in Markdown.
     Forecast(ForecastArgs),
+    /// Run one task for a large network in virtual time, and print what it cost to simulate.
+    Scale(ScaleArgs),
 }
 
 #[derive(Debug, clap::Args)]
@@ -74,6 +77,7 @@ fn main() -> ExitCode {
         Command::Check(args) => check_worlds(&args),
         Command::Redundancy(args) => redundancy_command::run(&args),
         Command::Forecast(args) => forecast_command::run(&args),
+        Command::Scale(args) => scale_command::run(&args),
     }
 }
 
