@@ -3,6 +3,9 @@
 //! PURE. What happens is a function of the members, their seeds and the requests; how late it is asked for does not
 //! matter, since every event is worked off at its own time. Devices do not hear each other, nor gateways.
 
+mod backlog;
+mod ears;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
@@ -11,8 +14,10 @@ use lorawan_fuota::time::Timestamp;
 
 use crate::channel::{Channel, Link};
 use crate::device::{DeviceOutput, EndDevice, SharedFrame};
-use crate::ears::Ears;
 use crate::gateway::{Gateway, OnAir, Received, TxError, TxRequest};
+
+use backlog::{Backlog, Place};
+use ears::{Ears, Who};
 
 /// How long an uplink is kept for the sake of collisions: longer than any uplink lasts.
 const UPLINK_KEPT: Duration = Duration::from_secs(4);
@@ -47,6 +52,7 @@ pub struct Lab {
     gateway_of_number: Vec<usize>,
     device_of_number: Vec<u32>,
     ears: Ears,
+    backlog: Backlog,
     /// What is on air, by a running number.
     flights: BTreeMap<u64, Flight>,
     flights_begun: u64,
@@ -71,6 +77,9 @@ struct Member {
     locked: Option<(Timestamp, u64)>,
     /// What the channel calls it.
     number: u32,
+    /// It may be told of fragments later; and how far it is with them.
+    can_wait: bool,
+    place: Place,
 }
 
 /// Who acts; at one moment frames end before anyone sends.
@@ -93,6 +102,8 @@ enum Flight {
         /// The first flight of the same frame: from two gateways at one instant it is one frame to a receiver.
         first: u64,
         listeners: Vec<u32>,
+        /// Its place among the frames that devices are told of later.
+        deferred: Option<u32>,
     },
 }
 
@@ -108,6 +119,8 @@ impl Lab {
                 let number = channel.device_number(device.dev_eui());
                 place(&mut device_of_number, number, at);
                 Member {
+                    can_wait: device.can_wait(),
+                    place: Place::default(),
                     device,
                     wake: None,
                     locked: None,
@@ -134,6 +147,7 @@ impl Lab {
             gateway_of_number,
             device_of_number,
             ears: Ears::default(),
+            backlog: Backlog::default(),
             flights: BTreeMap::new(),
             flights_begun: 0,
             landed: VecDeque::new(),
@@ -198,8 +212,12 @@ impl Lab {
                         gateway,
                         frame,
                         listeners,
+                        deferred,
                         ..
-                    }) => self.land_downlink(gateway, &frame, &listeners),
+                    }) => {
+                        self.land_downlink(gateway, &frame, &listeners);
+                        self.tell_due(deferred);
+                    }
                     None => {}
                 },
                 Actor::Gateway(gateway) => self.advance_gateway(gateway, at),
@@ -257,12 +275,66 @@ impl Lab {
     /// Does something to a device from outside, like a reset.
     pub fn change_device(&mut self, dev_eui: DevEui, change: impl FnOnce(&mut EndDevice)) {
         if let Some(&at) = self.by_eui.get(&dev_eui) {
+            self.catch_up(at);
             change(&mut self.devices[at].device);
             self.reschedule_device(at, None);
         }
     }
 
+    /// Tells all devices of what they are told later, before they are looked at.
+    pub fn settle(&mut self) {
+        for at in 0..self.devices.len() {
+            self.catch_up(at);
+        }
+    }
+
+    /// Tells a device of the frames it has not been told of, before anything else happens to it.
+    fn catch_up(&mut self, at: usize) {
+        let member = &mut self.devices[at];
+        if !member.can_wait {
+            return;
+        }
+        let device = (&mut member.device, &mut member.place, member.number);
+        let channel = &mut self.channel;
+        let now = self.reached;
+        self.counts.downlinks_lost +=
+            self.backlog
+                .catch_up(now, device, &mut member.locked, channel);
+    }
+
+    /// Tells those devices of a frame that is over for which it may be the last.
+    fn tell_due(&mut self, deferred: Option<u32>) {
+        let due = deferred.map(|at| self.backlog.landed(at));
+        for at in due.into_iter().flatten().map(index) {
+            self.devices[at].place.due = None;
+            self.catch_up(at);
+            self.reschedule_device(at, None);
+        }
+    }
+
+    /// Whether devices can be told of a frame later that begins: if it is a fragment, or for none of their groups.
+    fn can_be_deferred(&mut self, frame: &OnAir) -> bool {
+        if frame.beacon || !self.ears.anyone_deferring(frame.frequency_hz, frame.end) {
+            return false;
+        }
+        let mut shared = self.shared_frame(frame);
+        let member = shared.dev_addr().and_then(|group| self.ears.member(group));
+        let is_fragment = member.is_none_or(|at| {
+            let device = &self.devices[index(at)].device;
+            device.is_fragment(&mut shared) == Some(true)
+        });
+        self.shared = Some(shared);
+        is_fragment
+    }
+
+    fn shared_frame(&mut self, frame: &OnAir) -> SharedFrame {
+        let shared = self.shared.take();
+        let shared = shared.filter(|shared| shared.is(&frame.phy_payload));
+        shared.unwrap_or_else(|| SharedFrame::new(&frame.phy_payload))
+    }
+
     fn advance_device(&mut self, at: usize, now: Timestamp) {
+        self.catch_up(at);
         self.devices[at].wake = None;
         let outputs = self.devices[at].device.advance(now);
         // A device that did nothing and wants the same moment again would stop the world.
@@ -312,7 +384,21 @@ impl Lab {
                 }
             }
             self.counts.downlink_overlaps += u64::from(overlaps);
-            let listeners = self.listeners(at, &frame, first);
+            let can_be_deferred = self.can_be_deferred(&frame);
+            let who = if can_be_deferred {
+                Who::Prompt
+            } else {
+                Who::All
+            };
+            let (asked, listeners) = self.listeners(at, &frame, first, who);
+            let deferred = can_be_deferred.then(|| {
+                let place = self.backlog.add(self.gateway_numbers[at], first, &frame);
+                for device in asked {
+                    let member = &mut self.devices[index(device)];
+                    self.backlog.leave_out(&mut member.place, place);
+                }
+                place
+            });
             self.take_off(
                 frame.end,
                 Flight::Downlink {
@@ -320,23 +406,33 @@ impl Lab {
                     frame,
                     first,
                     listeners,
+                    deferred,
                 },
             );
         }
         self.reschedule_gateway(at);
     }
 
-    /// Which devices lock on a frame that begins. The same frame from two gateways at one instant is one frame to a
-    /// receiver: either link may bring it.
-    fn listeners(&mut self, gateway: usize, frame: &OnAir, first: u64) -> Vec<u32> {
+    /// Which devices were asked whether they hear a frame that begins, and which lock on it. The same frame from two
+    /// gateways at one instant is one frame to a receiver: either link may bring it.
+    fn listeners(
+        &mut self,
+        gateway: usize,
+        frame: &OnAir,
+        first: u64,
+        who: Who,
+    ) -> (Vec<u32>, Vec<u32>) {
         let gateway = self.gateway_numbers[gateway];
         let reached = self.channel.reached(gateway);
         let reached = reached.map(|numbers| (numbers, self.device_of_number.as_slice()));
         let (hz, data_rate) = (frame.frequency_hz, frame.data_rate);
-        let asked = self.ears.may_hear(hz, frame.start, frame.end, reached);
+        let asked = self
+            .ears
+            .may_hear(who, hz, (frame.start, frame.end), reached);
         let mut listeners = Vec::new();
         let mut in_windows = Vec::new();
-        for at in asked {
+        for &at in &asked {
+            self.catch_up(index(at));
             let member = &mut self.devices[index(at)];
             let locked = member
                 .locked
@@ -359,16 +455,15 @@ impl Lab {
         for at in in_windows {
             self.reschedule_device(at, None);
         }
-        listeners
+        (asked, listeners)
     }
 
     fn land_downlink(&mut self, gateway: usize, frame: &OnAir, listeners: &[u32]) {
         let gateway = self.gateway_numbers[gateway];
-        let shared = self.shared.take();
-        let shared = shared.filter(|shared| shared.is(&frame.phy_payload));
-        let mut shared = shared.unwrap_or_else(|| SharedFrame::new(&frame.phy_payload));
+        let mut shared = self.shared_frame(frame);
         for &at in listeners {
             let at = index(at);
+            self.catch_up(at);
             let member = &mut self.devices[at];
             member.locked = None;
             let stayed =
@@ -468,7 +563,12 @@ impl Lab {
 
     fn reschedule_device(&mut self, at: usize, earliest: Option<Timestamp>) {
         let member = &mut self.devices[at];
-        self.ears.attend(number(at), member.device.attention());
+        let (attention, can_wait) = (member.device.attention(), member.can_wait);
+        member.place.defers = self.ears.attend(number(at), attention, can_wait);
+        if member.place.defers {
+            let frames = member.device.frames_to_go();
+            self.backlog.wait(number(at), &mut member.place, frames);
+        }
         // What a device could have done earlier, had it known, it does now.
         let earliest = earliest.map_or(self.reached, |earliest| earliest.max(self.reached));
         let next = member.device.next_event();

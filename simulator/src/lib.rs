@@ -13,7 +13,6 @@ pub mod checkers;
 pub mod counter_watch;
 pub mod demo;
 pub mod device;
-mod ears;
 pub mod fleet;
 pub mod forecast;
 pub mod forecast_command;

@@ -34,6 +34,8 @@ pub struct ScaleOptions {
     pub uplink_interval: Duration,
     /// From the start of the task to its window, in intervals.
     pub setup_intervals: u32,
+    /// One device of so many keeps payloads; of a small fleet more do.
+    pub sample_every: u32,
 }
 
 impl Default for ScaleOptions {
@@ -45,8 +47,9 @@ impl Default for ScaleOptions {
             nb_frag: 500,
             loss: 0.1,
             seed: 1,
-            uplink_interval: Duration::from_secs(4 * 3600),
+            uplink_interval: Duration::from_secs(3600),
             setup_intervals: 6,
+            sample_every: 1000,
         }
     }
 }
@@ -90,8 +93,7 @@ const FRAG_SIZE: u8 = 40;
 const LONGEST: Duration = Duration::from_secs(7 * 86_400);
 /// Gateways a device reaches at most.
 const REACH: u32 = 3;
-/// One device of so many keeps payloads, and at least so many do.
-const SAMPLE_EVERY: u32 = 1000;
+/// At least so many devices keep payloads.
 const SAMPLE_LEAST: u32 = 10;
 
 /// Runs the task to its end.
@@ -205,7 +207,8 @@ fn scene(options: &ScaleOptions) -> Scene {
     .image(&[]);
     let length = usize::from(FRAG_SIZE) * usize::try_from(options.nb_frag).unwrap_or(0);
     check.image_bytes = length.saturating_sub(frame.map_or(0, |empty| empty.len()));
-    let every = SAMPLE_EVERY.min(options.devices / SAMPLE_LEAST).max(1);
+    let every = options.sample_every;
+    let every = every.min(options.devices / SAMPLE_LEAST).max(1);
     let mut number = 0;
     Scene::with(&check, |device| {
         if number % every != 0 {

@@ -26,11 +26,14 @@ pub struct ScaleArgs {
     #[arg(long, default_value_t = 1)]
     seed: u64,
     /// Minutes between two uplinks of a device.
-    #[arg(long, default_value_t = 240, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..))]
     interval: u64,
     /// Such intervals from the start of the task to its window.
     #[arg(long, default_value_t = 6)]
     setup_intervals: u32,
+    /// One device of so many keeps payloads and checks the image; at least ten do.
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..))]
+    sample_every: u32,
     /// Print one JSON object.
     #[arg(long)]
     json: bool,
@@ -47,6 +50,7 @@ pub fn run(args: &ScaleArgs) -> ExitCode {
         seed: args.seed,
         uplink_interval: Duration::from_secs(60 * args.interval),
         setup_intervals: args.setup_intervals,
+        sample_every: args.sample_every,
     };
     let scaled = simulate(&options);
     let peak = peak_memory_kib();

@@ -2,9 +2,12 @@
 
 use std::time::Duration;
 
+use lorawan_fuota::lorawan::fragmentation::{self, DataFragment};
+use lorawan_fuota::lorawan::frame::Frame;
+use lorawan_fuota::lorawan::identifiers::DevAddr;
 use lorawan_fuota::time::Timestamp;
 
-use super::{Class, EndDevice};
+use super::{Class, EndDevice, Payloads, SharedFrame};
 
 /// How much earlier than it says a device may begin: clocks are read in whole steps.
 const EARLY: Duration = Duration::from_secs(2);
@@ -16,6 +19,8 @@ pub struct Attention {
     pub tuned: [Option<(u32, Timestamp)>; 2],
     /// Any frequency at any time.
     pub anywhere: bool,
+    /// The groups of its multicast sessions.
+    pub groups: [Option<DevAddr>; 2],
 }
 
 impl Attention {
@@ -23,6 +28,14 @@ impl Attention {
     pub fn is_tuned_to(&self, frequency_hz: u32) -> bool {
         let mut tuned = self.tuned.iter().flatten();
         tuned.any(|(hz, _)| *hz == frequency_hz)
+    }
+
+    fn add_group(&mut self, mc_addr: DevAddr) {
+        let free = |place: &&mut Option<DevAddr>| place.is_none_or(|known| known == mc_addr);
+        match self.groups.iter_mut().find(free) {
+            Some(place) => *place = Some(mc_addr),
+            None => self.anywhere = true,
+        }
     }
 
     fn add(&mut self, frequency_hz: u32, from: Timestamp) {
@@ -39,10 +52,7 @@ impl Attention {
                 }
             }
         }
-        *self = Self {
-            anywhere: true,
-            ..Self::default()
-        };
+        self.anywhere = true;
     }
 }
 
@@ -55,7 +65,7 @@ impl EndDevice {
             attention.add(self.link.parameters.rx2_hz, always);
         }
         let groups = self.multicast.groups().iter().flatten();
-        for session in groups.filter_map(|group| group.session) {
+        for (mc_addr, session) in groups.filter_map(|g| Some((g.mc_addr, g.session?))) {
             if !self.clock.is_set() {
                 continue;
             }
@@ -65,8 +75,33 @@ impl EndDevice {
             }
             let from = self.clock.when(session.starts_at_us) - EARLY;
             attention.add(session.tuned.frequency_hz, from);
+            attention.add_group(mc_addr);
         }
         attention
+    }
+
+    /// It may be told of fragments later, as long as that is before [`EndDevice::frames_to_go`] frames: it keeps no
+    /// payloads.
+    pub fn can_wait(&self) -> bool {
+        self.config.payloads != Payloads::Kept && !self.config.class_b
+    }
+
+    /// Frames of its groups that have to come before a fragment can change what it does; `None`: as many as there are.
+    pub fn frames_to_go(&self) -> Option<u16> {
+        let at_once = self.config.stack.sessions.memory_error_completes;
+        let missing = self.fragmentation.least_missing()?;
+        Some(if at_once { 1 } else { missing.max(1) })
+    }
+
+    /// Whether a frame of one of its groups is a fragment; `None` if it is of none of them.
+    pub fn is_fragment(&self, shared: &mut SharedFrame) -> Option<bool> {
+        let SharedFrame { frame, opened, .. } = shared;
+        let Ok(Frame::Data(frame)) = frame else {
+            return None;
+        };
+        let payload = self.multicast.peek(frame, opened)?;
+        let is_package = frame.f_port == Some(fragmentation::DEFAULT_F_PORT);
+        Some(is_package && DataFragment::decode(&payload).is_ok())
     }
 
     /// When the class A windows of its last uplink open.

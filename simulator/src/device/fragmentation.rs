@@ -86,6 +86,16 @@ impl Fragmentation {
         session.exists.then(|| session.progress())
     }
 
+    /// Independent fragments missing in the session that is nearest to its end; `None` if none is open.
+    pub(super) fn least_missing(&self) -> Option<u16> {
+        let open = self.sessions.iter().flatten().filter(|s| s.exists);
+        let missing = open.filter_map(|session| match &session.block {
+            Block::Open(decoder) if !session.memory_error => Some(decoder.missing()),
+            _ => None,
+        });
+        missing.min()
+    }
+
     /// When the last data block was complete.
     pub(super) fn completed_at(&self) -> Option<Timestamp> {
         self.completed_at

@@ -145,6 +145,16 @@ impl MulticastSetup {
         Err(rejection)
     }
 
+    /// The payload of a frame of one of its groups, whether it listens to it or not.
+    pub(super) fn peek(&self, frame: &DataFrame, opened: &mut Opened) -> Option<Arc<[u8]>> {
+        let mut groups = self.groups.iter().flatten();
+        let group = groups.find(|group| group.mc_addr == frame.dev_addr)?;
+        let keys = (&group.mc_nwk_s_key, &group.mc_app_s_key);
+        let before = group.last_mc_f_cnt.or(group.min_mc_f_cnt.checked_sub(1));
+        let f_cnt = full_f_cnt(before, frame.f_cnt, 0xffff);
+        opened.open(frame, keys, f_cnt.unwrap_or(frame.f_cnt.into()))
+    }
+
     pub(super) fn handle(
         &mut self,
         version: PackageVersion,

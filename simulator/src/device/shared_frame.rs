@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use lorawan_fuota::lorawan::frame::{DataFrame, Frame, FrameError};
+use lorawan_fuota::lorawan::identifiers::DevAddr;
 use lorawan_fuota::lorawan::keys::Key128;
 
 /// A frame on its way to its listeners.
@@ -35,6 +36,14 @@ impl SharedFrame {
             frame: Frame::parse(phy_payload),
             phy_payload: phy_payload.to_vec(),
             opened: Opened::default(),
+        }
+    }
+
+    /// The address a data frame is for.
+    pub fn dev_addr(&self) -> Option<DevAddr> {
+        match &self.frame {
+            Ok(Frame::Data(frame)) => Some(frame.dev_addr),
+            Ok(Frame::JoinRequest(_) | Frame::JoinAccept(_)) | Err(_) => None,
         }
     }
 

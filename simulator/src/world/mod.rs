@@ -313,11 +313,10 @@ impl World {
         let end = self.now() + within;
         loop {
             self.settle();
-            if done(self) {
-                return true;
-            }
-            if self.now() >= end || self.stuck {
-                return false;
+            let is_done = done(self);
+            if is_done || self.now() >= end || self.stuck {
+                self.shared.lab.borrow_mut().settle();
+                return is_done;
             }
             self.jump();
         }

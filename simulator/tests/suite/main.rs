@@ -13,4 +13,5 @@ mod lab;
 mod link;
 mod peer_faults;
 mod realtime;
+mod scale;
 mod update;
