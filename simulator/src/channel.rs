@@ -155,7 +155,10 @@ impl Channel {
     /// Opens a link with a signal drawn for it, and the loss of the whole channel.
     pub fn open_link(&mut self, gateway: GatewayEui, device: DevEui) {
         let (number, at) = (self.gateway_number(gateway), self.device_number(device));
-        let link = self.state(number, at).link.or_else(|| Some(self.draw(number, at).0));
+        let link = self
+            .state(number, at)
+            .link
+            .or_else(|| Some(self.draw(number, at).0));
         self.set_link(gateway, device, link);
     }
 
@@ -230,7 +233,8 @@ impl Channel {
     /// The gateways a device was given links to; `None` as for [`Channel::reached`].
     pub(crate) fn reaches(&self, device: u32) -> Option<Vec<u32>> {
         let links = self.links[index(device)].iter();
-        self.closed.then(|| links.map(|(gateway, _)| *gateway).collect())
+        self.closed
+            .then(|| links.map(|(gateway, _)| *gateway).collect())
     }
 
     pub(crate) fn link_at(&mut self, gateway: u32, device: u32) -> Option<Link> {

@@ -12,6 +12,9 @@ use fuota_simulator::minimise::{Simpler, log, minimise};
 use fuota_simulator::redundancy_command::{self, RedundancyArgs};
 use fuota_simulator::scale_command::{self, ScaleArgs};
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Simulated LoRaWAN gateways and end-devices for firmware updates over the air.
 #[derive(Debug, Parser)]
 #[command(version)]

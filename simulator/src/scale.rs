@@ -48,7 +48,7 @@ impl Default for ScaleOptions {
             loss: 0.1,
             seed: 1,
             uplink_interval: Duration::from_secs(3600),
-            setup_intervals: 6,
+            setup_intervals: 4,
             sample_every: 1000,
         }
     }
@@ -118,10 +118,7 @@ fn run_watched(options: &ScaleOptions, began: Instant) -> Scaled {
     task.options.frag_size = Some(FRAG_SIZE);
     let refused = scene.start(&task).err();
     let id = &task.id;
-    let ended = refused.is_none()
-        && scene.world.run_until(LONGEST, |w| {
-            w.is_over(id)
-        });
+    let ended = refused.is_none() && scene.world.run_until(LONGEST, |w| w.is_over(id));
     let outcome = scene.outcome(&task);
     let mut violations: Vec<String> = outcome.violations.iter().map(ToString::to_string).collect();
     if !ended {
@@ -143,7 +140,11 @@ fn run_watched(options: &ScaleOptions, began: Instant) -> Scaled {
             lab.devices().map(EndDevice::block_completed_at).collect();
         let sample: Vec<&EndDevice> = lab.devices().filter(keeps).collect();
         let all = count(sample.len());
-        (all, count(sample.into_iter().filter(good).count()), complete)
+        (
+            all,
+            count(sample.into_iter().filter(good).count()),
+            complete,
+        )
     });
     let mut fragments: Vec<(u16, u16)> = scene.world.checkers(|c| {
         let fragments = c.fragments().iter();

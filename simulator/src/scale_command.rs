@@ -29,7 +29,7 @@ pub struct ScaleArgs {
     #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..))]
     interval: u64,
     /// Such intervals from the start of the task to its window.
-    #[arg(long, default_value_t = 6)]
+    #[arg(long, default_value_t = 4)]
     setup_intervals: u32,
     /// One device of so many keeps payloads and checks the image; at least ten do.
     #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..))]
@@ -134,7 +134,10 @@ fn json(options: &ScaleOptions, scaled: &Scaled, peak_kib: Option<u64>) -> serde
 }
 
 /// All the time there was, set-up and checks included, by devices and fragments sent for them.
-#[expect(clippy::cast_precision_loss, reason = "counts of devices and fragments")]
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "counts of devices and fragments"
+)]
 fn per_device_fragment_ns(scaled: &Scaled) -> f64 {
     scaled.wall.as_secs_f64() * 1e9 / scaled.device_fragments.max(1) as f64
 }
@@ -147,6 +150,8 @@ fn hours(duration: Duration) -> String {
 /// The most memory this process ever held, if the system tells.
 fn peak_memory_kib() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))?;
     line.trim().trim_end_matches("kB").trim().parse().ok()
 }

@@ -291,12 +291,10 @@ mod tests {
         let mut counters = Counters::default();
         counters.commit(commits);
         let records = Records::default();
-        let found = frames
-            .iter()
-            .flat_map(|sent| {
-                let frame = DataFrame::parse(&sent.phy_payload).ok();
-                counters.on_air(GatewayEui(1), sent, frame.as_ref(), &records)
-            });
+        let found = frames.iter().flat_map(|sent| {
+            let frame = DataFrame::parse(&sent.phy_payload).ok();
+            counters.on_air(GatewayEui(1), sent, frame.as_ref(), &records)
+        });
         found.map(|(_, _, what)| what).collect()
     }
 

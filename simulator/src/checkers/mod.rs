@@ -141,7 +141,9 @@ impl Checkers {
         let mut broken = self.counters.on_air(gateway, frame, data.as_ref(), records);
         let group = data.as_ref().and_then(|data| self.windows.session(data));
         let multicast = group.is_some();
-        let outside = data.as_ref().and_then(|data| self.windows.on_air(frame, data));
+        let outside = data
+            .as_ref()
+            .and_then(|data| self.windows.on_air(frame, data));
         broken.extend(outside);
         broken.extend(self.share.on_air(gateway, frame, multicast));
         if let Some(events) = &mut self.events {

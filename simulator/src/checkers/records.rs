@@ -20,7 +20,7 @@ pub struct Records {
     /// Tasks.
     pub tasks: BTreeMap<TaskId, Task>,
     /// Their devices.
-    pub devices: BTreeMap<(TaskId, DevEui), TaskDevice>,
+    pub devices: BTreeMap<(DevEui, TaskId), TaskDevice>,
     /// Their sessions.
     pub sessions: BTreeMap<SessionId, DistributionSession>,
     /// Their waves.
@@ -85,7 +85,7 @@ impl Records {
                     }
                 }
                 Change::PutTaskDevice(device) => {
-                    let key = (device.task.clone(), device.dev_eui);
+                    let key = (device.dev_eui, device.task.clone());
                     let before = self.devices.insert(key, device.clone());
                     if before.as_ref().is_none_or(|b| {
                         (b.state, b.session, &b.evidence)

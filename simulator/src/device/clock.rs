@@ -52,9 +52,7 @@ impl DeviceClock {
                 i64::try_from(gained).unwrap_or(0)
             }
         };
-        self.shown_us
-            .saturating_add(elapsed)
-            .saturating_add(gained)
+        self.shown_us.saturating_add(elapsed).saturating_add(gained)
     }
 
     /// What it shows, as the wire carries it.

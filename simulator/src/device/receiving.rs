@@ -24,12 +24,7 @@ impl EndDevice {
         self.application_at = now + self.random.up_to(self.config.uplinks.start_spread);
     }
 
-    pub(super) fn receive_data(
-        &mut self,
-        now: Timestamp,
-        frame: &DataFrame,
-        opened: &mut Opened,
-    ) {
+    pub(super) fn receive_data(&mut self, now: Timestamp, frame: &DataFrame, opened: &mut Opened) {
         let unicast = self
             .link
             .session

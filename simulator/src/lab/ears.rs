@@ -152,7 +152,11 @@ impl Ears {
             self.windows.remove(&(opens, device));
         }
         let opens = (start - WINDOW_TOLERANCE, 0)..=(start + WINDOW_TOLERANCE, u32::MAX);
-        let mut found: Vec<u32> = self.windows.range(opens).map(|(_, device)| *device).collect();
+        let mut found: Vec<u32> = self
+            .windows
+            .range(opens)
+            .map(|(_, device)| *device)
+            .collect();
         found.extend(&self.anywhere);
         let deferring = self.deferring.get(&frequency_hz);
         let deferring = deferring.filter(|_| who == Who::All);

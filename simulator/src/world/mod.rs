@@ -144,7 +144,12 @@ impl World {
 
     /// Whether a task has ended, as it was committed last.
     pub fn is_over(&self, id: &TaskId) -> bool {
-        self.checkers(|c| c.records.tasks.get(id).is_some_and(|t| t.state.is_terminal()))
+        self.checkers(|c| {
+            c.records
+                .tasks
+                .get(id)
+                .is_some_and(|t| t.state.is_terminal())
+        })
     }
 
     /// The devices of a task as they were committed last.
@@ -152,7 +157,7 @@ impl World {
         self.checkers(|c| {
             let devices = c.records.devices.iter();
             devices
-                .filter(|((task, _), _)| task == id)
+                .filter(|((_, task), _)| task == id)
                 .map(|(_, d)| d.clone())
                 .collect()
         })

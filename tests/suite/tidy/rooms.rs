@@ -66,11 +66,15 @@ const TABLE: &str = "
                                          simulator/device simulator/fleet simulator/lab simulator/scene
                                          simulator/world
     simulator/redundancy_command EDGE -> simulator/fleet simulator/redundancy
+    simulator/scale            EDGE  -> time lorawan record simulator/check simulator/checkers simulator/device
+                                        simulator/fleet simulator/scene simulator/world
+    simulator/scale_command    EDGE  -> simulator/scale
     simulator/forecast         EDGE  -> time lorawan record task simulator/check simulator/device simulator/fleet
                                          simulator/random simulator/scene simulator/world
     simulator/forecast_command EDGE  -> simulator/forecast
     simulator/main             EDGE  -> simulator/check simulator/demo simulator/fleet simulator/lab_command
                                          simulator/minimise simulator/redundancy_command simulator/forecast_command
+                                        simulator/scale_command
 ";
 
 /// Crates that PURE rooms do not name.
