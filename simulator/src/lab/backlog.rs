@@ -122,6 +122,9 @@ impl Backlog {
             let reach = channel.reaches(number);
             let all = || (0..).take(self.by_gateway.len()).collect();
             for gateway in reach.unwrap_or_else(all) {
+                if channel.link_at(gateway, number).is_none() {
+                    continue;
+                }
                 let frames = self.by_gateway.get(index(gateway));
                 let frames = frames.map_or(&[][..], Vec::as_slice);
                 let from = frames.partition_point(|at| *at < place.next);
