@@ -57,6 +57,9 @@ pub struct CheckOptions {
     /// An earlier task has brought the same devices the image, and left its groups on them if it could. Faults strike
     /// after it.
     pub kept_groups: bool,
+    /// Each device is in reach of one to so many gateways that are neighbours, drawn for it, and of no other; `None`: of
+    /// all.
+    pub reach: Option<u32>,
 }
 
 /// What a task asks for, and what devices claim and know of it.
@@ -140,6 +143,7 @@ impl Default for CheckOptions {
             class: DeviceClass::C,
             gps: false,
             kept_groups: false,
+            reach: None,
         }
     }
 }
@@ -199,6 +203,7 @@ impl CheckOptions {
             class: DeviceClass::C,
             gps: false,
             kept_groups: false,
+            reach: None,
         }
         .with_troubles()
     }
@@ -299,11 +304,11 @@ pub(crate) fn lab(options: &CheckOptions, fleet: &Fleet, start: Timestamp) -> La
         downlink_loss: options.fleet.loss,
         collisions: true,
     };
-    let mut lab = Lab::new(
-        devices.collect(),
-        gateways.collect(),
-        Channel::new(channel, seed),
-    );
+    let channel = match options.reach {
+        Some(most) => near(Channel::closed(channel, seed), fleet, most),
+        None => Channel::new(channel, seed),
+    };
+    let mut lab = Lab::new(devices.collect(), gateways.collect(), channel);
     if options.spread {
         for (at, device) in fleet.devices.iter().enumerate() {
             let own = at % fleet.gateways.len().max(1);
@@ -313,6 +318,24 @@ pub(crate) fn lab(options: &CheckOptions, fleet: &Fleet, start: Timestamp) -> La
         }
     }
     lab
+}
+
+/// Links to one to `most` gateways for each device: half of them reach one, the others as likely any number more.
+fn near(mut channel: Channel, fleet: &Fleet, most: u32) -> Channel {
+    let mut random = Random::of(fleet.options.seed, 0x4ea4);
+    let count = fleet.gateways.len();
+    for device in &fleet.devices {
+        let home = random.index(count);
+        let more = if random.chance(0.5) {
+            0
+        } else {
+            usize::try_from(random.below(u64::from(most))).unwrap_or(0)
+        };
+        for n in 0..(1 + more).min(count) {
+            channel.open_link(fleet.gateways[(home + n) % count], device.dev_eui);
+        }
+    }
+    channel
 }
 
 pub(crate) fn enter(world: &mut World, options: &CheckOptions, fleet: &Fleet, start: Timestamp) {

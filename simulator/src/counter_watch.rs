@@ -1,18 +1,19 @@
 //! A watch over downlink counters: no counter of an address is ever used for two different frames.
 //!
 //! It sees what gateways put on air. The same frame from several gateways is one frame. Counters are told apart by
-//! their 16 bits on air, so an address must not send more frames than that in one run.
+//! their 16 bits on air, so an address must not send more frames than that in one run. Of a frame only a digest is kept.
 
 use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 
 use lorawan_fuota::lorawan::frame::{Direction, Frame};
 use lorawan_fuota::lorawan::identifiers::DevAddr;
 
-/// Frames seen by address and counter.
+/// Frames seen by address, session of that address, and counter.
 #[derive(Clone, Debug, Default)]
 pub struct CounterWatch {
-    /// The frame, and how often it was seen.
-    frames: BTreeMap<(DevAddr, u16), (Vec<u8>, u32)>,
+    /// A digest of the frame, and how often it was seen.
+    frames: BTreeMap<(DevAddr, u32, u16), (u64, u32)>,
     reused: u64,
 }
 
@@ -25,27 +26,42 @@ impl CounterWatch {
         if frame.direction != Direction::Downlink {
             return None;
         }
-        let key = (frame.dev_addr, frame.f_cnt);
-        let seen = self
-            .frames
-            .entry(key)
-            .or_insert_with(|| (phy_payload.to_vec(), 0));
+        let is_reused = self.see_frame((frame.dev_addr, 0), frame.f_cnt, phy_payload);
+        is_reused.then_some((frame.dev_addr, frame.f_cnt))
+    }
+
+    /// Takes in a downlink of an address, and of one of the sessions that have had it. True if another frame had its
+    /// counter before.
+    pub fn see_frame(
+        &mut self,
+        (address, session): (DevAddr, u32),
+        f_cnt: u16,
+        phy_payload: &[u8],
+    ) -> bool {
+        let digest = digest(phy_payload);
+        let key = (address, session, f_cnt);
+        let seen = self.frames.entry(key).or_insert((digest, 0));
         seen.1 += 1;
-        if seen.0 == phy_payload {
-            return None;
-        }
-        phy_payload.clone_into(&mut seen.0);
-        self.reused += 1;
-        Some(key)
+        let is_reused = seen.0 != digest;
+        seen.0 = digest;
+        self.reused += u64::from(is_reused);
+        is_reused
     }
 
     /// How often frames of this counter were seen.
-    pub fn times(&self, address: DevAddr, f_cnt: u16) -> u32 {
-        self.frames.get(&(address, f_cnt)).map_or(0, |seen| seen.1)
+    pub fn times(&self, (address, session): (DevAddr, u32), f_cnt: u16) -> u32 {
+        let seen = self.frames.get(&(address, session, f_cnt));
+        seen.map_or(0, |seen| seen.1)
     }
 
     /// Counters used twice so far.
     pub fn reused(&self) -> u64 {
         self.reused
     }
+}
+
+fn digest(bytes: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    bytes.hash(&mut hasher);
+    hasher.finish()
 }

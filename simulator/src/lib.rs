@@ -60,6 +60,8 @@ pub mod report_command;
 pub mod rule_watch;
 pub mod run_command;
 pub mod run_live;
+pub mod scale;
+pub mod scale_command;
 pub mod scenario;
 pub mod scene;
 pub mod semtech;

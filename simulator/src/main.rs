@@ -16,6 +16,10 @@ use fuota_simulator::minimise::{Simpler, log, minimise};
 use fuota_simulator::redundancy_command::{self, RedundancyArgs};
 use fuota_simulator::report_command::{self, ReportArgs};
 use fuota_simulator::run_command::{self, RunArgs};
+use fuota_simulator::scale_command::{self, ScaleArgs};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Simulated LoRaWAN gateways and end-devices for firmware updates over the air.
 #[derive(Debug, Parser)]
@@ -45,6 +49,8 @@ enum Command {
     Compare(CompareArgs),
     /// Compare forecasts with what comes, in many random worlds; prints a table in Markdown.
     Forecast(ForecastArgs),
+    /// Run one task for a large network in virtual time, and print what it cost to simulate.
+    Scale(ScaleArgs),
 }
 
 #[derive(Debug, clap::Args)]
@@ -98,6 +104,7 @@ fn main() -> ExitCode {
         Command::Forecast(args) => forecast_command::run(&args),
         Command::Calibrate => calibrate(),
         Command::Compare(args) => compare_command::run(&args),
+        Command::Scale(args) => scale_command::run(&args),
     }
 }
 

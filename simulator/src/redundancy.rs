@@ -182,9 +182,7 @@ pub fn measure(row: &Row, size: Size, seed: u64) -> Measured {
     task.options.frag_size = Some(size.frames.frag_size);
     scene.start(&task).expect("the task fits its fleet");
     let id = &task.id;
-    let ended = scene.world.run_until(LONGEST, |w| {
-        w.task(id).is_some_and(|t| t.state.is_terminal())
-    });
+    let ended = scene.world.run_until(LONGEST, |w| w.is_over(id));
     let mut violations: Vec<String> = scene
         .world
         .violations()

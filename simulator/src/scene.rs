@@ -79,6 +79,11 @@ impl Scene {
         &self.image.0
     }
 
+    /// Bytes of that image.
+    pub fn image_length(&self) -> usize {
+        self.image.1.len()
+    }
+
     /// Says something else of the devices' types, of those that claim no other code.
     ///
     /// # Panics
@@ -193,9 +198,7 @@ impl Scene {
 
     /// Runs until the task has ended.
     pub fn finish(&mut self, id: &TaskId) -> bool {
-        self.world.run_until(LONGEST, |w| {
-            w.task(id).is_some_and(|t| t.state.is_terminal())
-        })
+        self.world.run_until(LONGEST, |w| w.is_over(id))
     }
 
     /// What became of a task, judged.

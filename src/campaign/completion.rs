@@ -12,6 +12,7 @@ use crate::record::{
 use crate::time::Timestamp;
 
 use super::conversation::Command;
+use super::members::Part;
 use super::reboot::before_reboot;
 use super::unicast::Needy;
 use super::{Campaign, Surroundings};
@@ -217,11 +218,7 @@ impl Campaign {
 
     /// Devices of a session whose word that they have everything is not enough, and whose image check is awaited.
     pub(super) fn has_unconfirmed(&self, number: usize, around: &Surroundings<'_>) -> bool {
-        self.open
-            .iter()
-            .filter_map(|dev_eui| self.devices.get(dev_eui))
-            .filter(|d| d.session.map(usize::from) == Some(number))
-            .filter(|d| d.state == DeviceState::ReportedReceived)
+        self.of_part(number, Part::Reported)
             .any(|d| may_look_complete(around, d.dev_eui))
     }
 

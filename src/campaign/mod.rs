@@ -19,6 +19,7 @@ mod conversation;
 mod distribution;
 mod kept;
 mod keys;
+mod members;
 mod reboot;
 mod retries;
 mod reuse;
@@ -48,6 +49,7 @@ use coder::Coder;
 use conversation::Talk;
 use distribution::SessionRun;
 use kept::EarlierKey;
+use members::{Members, Part};
 use slots::Slots;
 use waves::Tally;
 
@@ -67,6 +69,10 @@ pub struct Campaign {
     /// Devices of the current wave without a verdict.
     open_in_wave: usize,
     sessions: Vec<SessionRun>,
+    /// The devices of each session, as of the end of the last step.
+    members: Members,
+    /// The last time a device entered a state, as of the end of the last step.
+    last_entered: Option<Timestamp>,
     /// Devices without a verdict.
     open: BTreeSet<DevEui>,
     /// Devices with something left to delete.
@@ -382,6 +388,8 @@ impl Campaign {
             devices,
             waves,
             sessions: Vec::new(),
+            members: Members::default(),
+            last_entered: None,
             talks: BTreeMap::new(),
             in_flight: BTreeMap::new(),
             alone_in_flight: BTreeMap::new(),
@@ -396,6 +404,8 @@ impl Campaign {
             campaign.add_session(record);
         }
         campaign.count_open_in_wave();
+        let all: Vec<DevEui> = campaign.devices.keys().copied().collect();
+        all.into_iter().for_each(|d| campaign.file(d));
         campaign.due = campaign
             .devices
             .keys()
@@ -652,13 +662,23 @@ impl Campaign {
 
     /// When cleanup is given up: some time after the last verdict.
     fn cleanup_ends(&self) -> Timestamp {
-        let last = self
-            .devices
-            .values()
-            .flat_map(|d| d.entered.values())
-            .max()
-            .copied();
+        let changed = self.changed.devices.iter();
+        let entered = changed
+            .filter_map(|d| self.devices.get(d))
+            .flat_map(|d| d.entered.values());
+        let last = entered.max().copied().max(self.last_entered);
         last.max(self.task.resumed_at).unwrap_or_default() + self.task.options.cleanup_within
+    }
+
+    /// Notes what a device that changed is to its session now.
+    fn file(&mut self, dev_eui: DevEui) {
+        let Some(device) = self.devices.get(&dev_eui) else {
+            return;
+        };
+        let last = device.entered.values().max().copied();
+        self.last_entered = self.last_entered.max(last);
+        let place = Part::of(device).filter(|_| self.open.contains(&dev_eui));
+        self.members.file(dev_eui, place);
     }
 
     fn add_session(&mut self, record: DistributionSession) {
@@ -719,6 +739,7 @@ impl Campaign {
         }
         let task_changed = changed.task || !changed.devices.is_empty();
         for dev_eui in changed.devices {
+            self.file(dev_eui);
             if let Some(device) = self.devices.get_mut(&dev_eui) {
                 self.task.sequence += 1;
                 device.sequence = self.task.sequence;

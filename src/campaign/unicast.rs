@@ -21,6 +21,7 @@ use crate::task::sizing::{self, Need};
 use crate::time::Timestamp;
 
 use super::conversation::{Command, REFUSED_PAUSE, UNICAST_LIFETIME};
+use super::members::Part;
 use super::rounds::{POLL_COST, round_size};
 use super::{Campaign, InFlight, Surroundings, Timing};
 
@@ -58,9 +59,7 @@ impl Campaign {
 
     /// Devices of a session that are sent to alone.
     pub(super) fn served_alone(&self, number: usize) -> impl Iterator<Item = &TaskDevice> {
-        let open = self.open.iter().filter_map(|d| self.devices.get(d));
-        open.filter(move |d| d.session.map(usize::from) == Some(number))
-            .filter(|d| d.state == DeviceState::Receiving && d.unicast.is_some())
+        self.of_part(number, Part::Alone)
     }
 
     /// What a device that is sent to alone gets next.

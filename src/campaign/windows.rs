@@ -18,6 +18,7 @@ use crate::time::Timestamp;
 
 use super::conversation::silence;
 use super::distribution::WINDOW_TAIL;
+use super::members::{Part, merged};
 use super::slots::Slots;
 use super::{Campaign, Surroundings};
 
@@ -592,12 +593,13 @@ impl Campaign {
 
     /// Devices of a session's group that are without the image; those that are sent to alone are not among them.
     pub(super) fn members(&self, number: usize) -> impl Iterator<Item = &TaskDevice> {
-        self.open
-            .iter()
-            .filter_map(|dev_eui| self.devices.get(dev_eui))
-            .filter(move |d| d.session.map(usize::from) == Some(number))
-            .filter(|d| d.state < DeviceState::ReportedReceived)
-            .filter(|d| d.retry_at.is_none() && d.unicast.is_none())
+        let filed = merged(
+            self.members.filed(number, Part::Waiting),
+            self.members.filed(number, Part::Receiving),
+        );
+        self.parts(number, filed, |part| {
+            matches!(part, Part::Waiting | Part::Receiving)
+        })
     }
 
     pub(super) fn nobody_left(&self, number: usize) -> bool {
@@ -606,9 +608,29 @@ impl Campaign {
 
     /// Devices of a session that take part in it.
     pub(super) fn receiving(&self, number: usize) -> impl Iterator<Item = DevEui> {
-        self.members(number)
-            .filter(|d| d.state == DeviceState::Receiving)
-            .map(|d| d.dev_eui)
+        self.of_part(number, Part::Receiving).map(|d| d.dev_eui)
+    }
+
+    /// Devices without a verdict that are this to a session.
+    pub(super) fn of_part(&self, number: usize, part: Part) -> impl Iterator<Item = &TaskDevice> {
+        let filed = self.members.filed(number, part);
+        self.parts(number, filed, move |found| found == part)
+    }
+
+    /// Those of the devices filed, and of those this step has changed, that are what is asked for.
+    fn parts(
+        &self,
+        number: usize,
+        filed: impl Iterator<Item = DevEui>,
+        wanted: impl Fn(Part) -> bool,
+    ) -> impl Iterator<Item = &TaskDevice> {
+        merged(filed, self.changed.devices.iter().copied())
+            .filter(|dev_eui| self.open.contains(dev_eui))
+            .filter_map(|dev_eui| self.devices.get(&dev_eui))
+            .filter(move |device| {
+                let place = Part::of(device);
+                place.is_some_and(|(session, part)| usize::from(session) == number && wanted(part))
+            })
     }
 }
 

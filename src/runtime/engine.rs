@@ -36,6 +36,7 @@ pub struct Engine<N: Network> {
     addresses: AddressSpace,
     pub(super) fleet: Fleet,
     gateways: BTreeMap<GatewayEui, KnownGateway>,
+    alive: Alive,
     dialogue: Dialogue,
     pub(super) campaigns: BTreeMap<u32, Campaign>,
     busy: BTreeMap<DevEui, u32>,
@@ -49,6 +50,15 @@ pub struct Engine<N: Network> {
 struct KnownGateway {
     settings: GatewaySettings,
     seen: Option<Timestamp>,
+}
+
+/// The gateways heard of lately, so that they are not looked for at each uplink.
+#[derive(Default)]
+struct Alive {
+    all: BTreeSet<GatewayEui>,
+    class_b: BTreeSet<GatewayEui>,
+    /// It is so until then at least; `None` if it has to be looked at again.
+    until: Option<Timestamp>,
 }
 
 /// What one step decided.
@@ -71,6 +81,7 @@ impl<N: Network> Engine<N> {
             addresses,
             fleet: Fleet::default(),
             gateways: BTreeMap::new(),
+            alive: Alive::default(),
             dialogue: Dialogue::default(),
             campaigns: BTreeMap::new(),
             busy: BTreeMap::new(),
@@ -144,6 +155,9 @@ impl<N: Network> Engine<N> {
                 NetworkEvent::GatewaySeen(eui) => {
                     if let Some(gateway) = self.gateways.get_mut(&eui) {
                         gateway.seen = Some(now);
+                    }
+                    if !self.alive.all.contains(&eui) {
+                        self.alive.until = None;
                     }
                 }
             }
@@ -307,29 +321,14 @@ impl<N: Network> Engine<N> {
     }
 
     fn step_campaign(&mut self, now: Timestamp, owner: u32, inputs: &[Input<'_>], turn: &mut Turn) {
-        let alive = |g: &&KnownGateway| {
-            g.seen
-                .is_some_and(|seen| now.since(seen) <= GATEWAY_LIVENESS)
-        };
-        let gateways: BTreeSet<GatewayEui> = self
-            .gateways
-            .values()
-            .filter(alive)
-            .map(|g| g.settings.eui)
-            .collect();
-        let class_b_gateways: BTreeSet<GatewayEui> = self
-            .gateways
-            .values()
-            .filter(|g| alive(g) && g.settings.sends_class_b())
-            .map(|g| g.settings.eui)
-            .collect();
+        self.see_who_lives(now);
         let Some(campaign) = self.campaigns.get_mut(&owner) else {
             return;
         };
         let mut around = Surroundings {
             fleet: &mut self.fleet,
-            gateways: &gateways,
-            class_b_gateways: &class_b_gateways,
+            gateways: &self.alive.all,
+            class_b_gateways: &self.alive.class_b,
             clock_off_us: clock_off_us(now, self.network.clock_readings()),
         };
         let Step { changes, requests } = campaign.step(now, inputs, &mut around);
@@ -340,6 +339,31 @@ impl<N: Network> Engine<N> {
         turn.changes.extend(changes);
         turn.requests.extend(requests);
         self.release_devices(owner);
+    }
+
+    /// Looks again which gateways are alive, if that may have changed.
+    fn see_who_lives(&mut self, now: Timestamp) {
+        if self.alive.until.is_some_and(|until| now <= until) {
+            return;
+        }
+        let mut alive = Alive {
+            until: Some(now + GATEWAY_LIVENESS),
+            ..Alive::default()
+        };
+        for gateway in self.gateways.values() {
+            let Some(ends) = gateway.seen.map(|seen| seen + GATEWAY_LIVENESS) else {
+                continue;
+            };
+            if now > ends {
+                continue;
+            }
+            alive.until = alive.until.min(Some(ends));
+            alive.all.insert(gateway.settings.eui);
+            if gateway.settings.sends_class_b() {
+                alive.class_b.insert(gateway.settings.eui);
+            }
+        }
+        self.alive = alive;
     }
 
     /// Lets go of devices a campaign is done with, and of the campaign when it is over.
@@ -452,6 +476,7 @@ impl<N: Network> Engine<N> {
                 Ok(())
             }
             Command::PutGateway(settings) => {
+                self.alive.until = None;
                 let seen = self.gateways.get(&settings.eui).and_then(|g| g.seen);
                 self.gateways.insert(
                     settings.eui,
@@ -466,6 +491,7 @@ impl<N: Network> Engine<N> {
                 Ok(())
             }
             Command::DeleteGateway(eui) => {
+                self.alive.until = None;
                 if self.gateways.remove(&eui).is_none() {
                     return Err(CommandError::NotFound(format!("gateway {eui}")));
                 }

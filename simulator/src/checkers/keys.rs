@@ -46,7 +46,7 @@ impl Keys {
             for device in lab.devices() {
                 let mut held = device.mc_groups().iter().flatten();
                 let holds = held.any(|held| held.mc_addr == group.mc_addr);
-                let key = (session.task.clone(), device.dev_eui());
+                let key = (device.dev_eui(), session.task.clone());
                 let member = records.devices.get(&key);
                 if holds && member.and_then(|d| d.session) != Some(session.number) {
                     let what = format!("holds the key of {session:?} and is not in it");

@@ -15,6 +15,7 @@ use std::fmt;
 use std::time::Duration;
 
 use lorawan_fuota::lorawan::airtime::DataRate;
+use lorawan_fuota::lorawan::frame::{DataFrame, Direction};
 use lorawan_fuota::lorawan::identifiers::{DevEui, GatewayEui};
 use lorawan_fuota::record::Change;
 use lorawan_fuota::time::Timestamp;
@@ -26,7 +27,7 @@ pub use air::AirShare;
 pub use counters::{Counters, FragmentOnAir};
 pub use errors::watch_errors;
 pub use keys::Keys;
-pub use records::Records;
+pub use records::{KnownOfDevice, Records};
 pub use verdicts::{Expected, verdicts};
 pub use windows::Windows;
 
@@ -160,9 +161,16 @@ impl Checkers {
 
     /// Takes in a frame that a gateway began to send.
     pub fn on_air(&mut self, gateway: GatewayEui, frame: &OnAir) {
-        let mut broken = self.counters.on_air(gateway, frame, &self.records);
-        broken.extend(self.windows.on_air(frame));
-        let multicast = self.windows.session(frame).is_some();
+        let data = DataFrame::parse(&frame.phy_payload).ok();
+        let data = data.filter(|data| data.direction == Direction::Downlink);
+        let records = &self.records;
+        let mut broken = self.counters.on_air(gateway, frame, data.as_ref(), records);
+        let group = data.as_ref().and_then(|data| self.windows.session(data));
+        let multicast = group.is_some();
+        let outside = data
+            .as_ref()
+            .and_then(|data| self.windows.on_air(frame, data));
+        broken.extend(outside);
         broken.extend(self.share.on_air(gateway, frame, multicast));
         if let Some(frames) = &mut self.frames {
             frames.push(SentFrame {

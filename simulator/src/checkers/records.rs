@@ -20,13 +20,13 @@ pub struct Records {
     /// Tasks.
     pub tasks: BTreeMap<TaskId, Task>,
     /// Their devices.
-    pub devices: BTreeMap<(TaskId, DevEui), TaskDevice>,
+    pub devices: BTreeMap<(DevEui, TaskId), TaskDevice>,
     /// Their sessions.
     pub sessions: BTreeMap<SessionId, DistributionSession>,
     /// Their waves.
     pub waves: BTreeMap<(TaskId, u16), Wave>,
-    /// What is known of devices outside of tasks.
-    pub statuses: BTreeMap<DevEui, DeviceStatus>,
+    /// What is known of devices outside of tasks, as far as it is checked.
+    pub statuses: BTreeMap<DevEui, KnownOfDevice>,
     /// What is set of devices.
     pub settings: BTreeMap<DevEui, DeviceSettings>,
     /// Next counter of each multicast address.
@@ -35,6 +35,36 @@ pub struct Records {
     unicast: BTreeMap<DevEui, (DevAddr, u32)>,
     /// Next join nonce of each device.
     join_nonces: BTreeMap<DevEui, u32>,
+}
+
+/// Of a device's status what checkers look at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KnownOfDevice {
+    /// The next `SessionCnt` of each `FragIndex`.
+    pub next_session_cnt: [u16; 4],
+    /// A multicast group is recorded as left on it, or kept for a later task.
+    pub group_left: bool,
+    /// A fragmentation session is recorded as left on it.
+    pub frag_session_left: bool,
+}
+
+impl KnownOfDevice {
+    fn of(status: &DeviceStatus) -> Self {
+        let counts = status.next_session_cnt.iter().copied();
+        let mut next_session_cnt = [0; 4];
+        for (known, count) in next_session_cnt.iter_mut().zip(counts) {
+            *known = count;
+        }
+        Self {
+            next_session_cnt,
+            group_left: status
+                .mc_slots
+                .iter()
+                .flatten()
+                .any(|slot| slot.leftover || slot.kept),
+            frag_session_left: status.frag_slots.iter().flatten().any(|slot| slot.leftover),
+        }
+    }
 }
 
 impl Records {
@@ -59,7 +89,7 @@ impl Records {
                     }
                 }
                 Change::PutTaskDevice(device) => {
-                    let key = (device.task.clone(), device.dev_eui);
+                    let key = (device.dev_eui, device.task.clone());
                     let before = self.devices.insert(key, device.clone());
                     if before.as_ref().is_none_or(|b| {
                         (b.state, b.session, &b.evidence)
@@ -126,8 +156,9 @@ impl Records {
                 None
             }
             Change::PutDeviceStatus(dev_eui, status) => {
-                let before = self.statuses.insert(*dev_eui, status.clone())?;
-                let counts = before.next_session_cnt.iter().zip(&status.next_session_cnt);
+                let known = KnownOfDevice::of(status);
+                let before = self.statuses.insert(*dev_eui, known)?;
+                let counts = before.next_session_cnt.iter().zip(&known.next_session_cnt);
                 let back = counts.into_iter().any(|(before, now)| now < before);
                 back.then(|| {
                     let what = "a SessionCnt went back".to_owned();

@@ -133,9 +133,8 @@ fn cleanup(
     let frag_index = session.map_or(0, |s| s.block.frag_index);
     let group = usize::from(session.map_or(0, |s| s.mc_group_id));
     let status = records.statuses.get(&device.dev_eui);
-    let mut groups = status.iter().flat_map(|s| s.mc_slots.iter().flatten());
-    let group_recorded = groups.any(|slot| slot.leftover || slot.kept);
-    let frag_recorded = status.is_some_and(|s| s.frag_slots.iter().flatten().any(|s| s.leftover));
+    let group_recorded = status.is_some_and(|known| known.group_left);
+    let frag_recorded = status.is_some_and(|known| known.frag_session_left);
     let rests = [
         (
             "group",

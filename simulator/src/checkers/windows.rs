@@ -6,7 +6,7 @@ use std::time::Duration;
 use lorawan_fuota::lorawan::class_b::{
     BEACON_GUARD, PingSlotPeriodicity, ceil_beacon_start, next_ping_slot,
 };
-use lorawan_fuota::lorawan::frame::{Direction, Frame};
+use lorawan_fuota::lorawan::frame::DataFrame;
 use lorawan_fuota::lorawan::identifiers::DevAddr;
 use lorawan_fuota::record::{Change, DistributionSession, SessionId, SessionPhase, SessionWindow};
 use lorawan_fuota::time::Timestamp;
@@ -106,18 +106,13 @@ impl Windows {
     }
 
     /// Whose frame it is, if it is one of a group.
-    pub(super) fn session(&self, sent: &OnAir) -> Option<&SessionId> {
-        let Ok(Frame::Data(frame)) = Frame::parse(&sent.phy_payload) else {
-            return None;
-        };
-        self.groups
-            .get(&frame.dev_addr)
-            .filter(|_| frame.direction == Direction::Downlink)
+    pub(super) fn session(&self, frame: &DataFrame) -> Option<&SessionId> {
+        self.groups.get(&frame.dev_addr)
     }
 
     /// The checker of [`Checker::Windows`].
-    pub(super) fn on_air(&self, sent: &OnAir) -> Option<Broken> {
-        let session = self.session(sent)?;
+    pub(super) fn on_air(&self, sent: &OnAir, frame: &DataFrame) -> Option<Broken> {
+        let session = self.session(frame)?;
         let tolerance = TOLERANCE + self.clock_off;
         let inside = self.windows.get(session).is_some_and(|windows| {
             windows.iter().any(|(from, to)| {
@@ -134,7 +129,7 @@ impl Windows {
         if !inside {
             return Some((Checker::Windows, None, what()));
         }
-        self.out_of_slot(sent).then(|| {
+        self.out_of_slot(sent, frame).then(|| {
             let what = format!(
                 "a frame of session {} out of its ping slots",
                 session.number
@@ -144,10 +139,7 @@ impl Windows {
     }
 
     /// A class B frame that does not start in a slot of its group, or runs into the guard of a beacon.
-    fn out_of_slot(&self, sent: &OnAir) -> bool {
-        let Ok(Frame::Data(frame)) = Frame::parse(&sent.phy_payload) else {
-            return false;
-        };
+    fn out_of_slot(&self, sent: &OnAir, frame: &DataFrame) -> bool {
         let Some(periodicity) = self.slots.get(&frame.dev_addr) else {
             return false;
         };

@@ -45,10 +45,14 @@ impl DeviceClock {
     /// What it shows, GPS microseconds.
     pub fn gps_us(&self, now: Timestamp) -> i64 {
         let elapsed = now.micros_since(self.set_at);
-        let gained = i128::from(elapsed) * i128::from(self.drift_ppm) / 1_000_000;
-        self.shown_us
-            .saturating_add(elapsed)
-            .saturating_add(i64::try_from(gained).unwrap_or(0))
+        let gained = match elapsed.checked_mul(i64::from(self.drift_ppm)) {
+            Some(product) => product / 1_000_000,
+            None => {
+                let gained = i128::from(elapsed) * i128::from(self.drift_ppm) / 1_000_000;
+                i64::try_from(gained).unwrap_or(0)
+            }
+        };
+        self.shown_us.saturating_add(elapsed).saturating_add(gained)
     }
 
     /// What it shows, as the wire carries it.

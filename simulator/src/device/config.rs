@@ -10,6 +10,7 @@ use lorawan_fuota::lorawan::keys::Key128;
 use lorawan_fuota::lorawan::region::Region;
 use lorawan_fuota::time::Timestamp;
 
+use super::log::EventLog;
 use super::stack::StackQuirks;
 use super::stack_profiles::StackProfile;
 
@@ -46,6 +47,24 @@ pub struct DeviceConfig {
     pub answer_delay_max: Duration,
     /// From then on it neither sends nor hears.
     pub silent_from: Option<Timestamp>,
+    /// What it keeps of fragments.
+    pub payloads: Payloads,
+    /// Events its log keeps; 0: none, and no time is spent on their words.
+    pub log_capacity: usize,
+}
+
+/// What a device keeps of the fragments it takes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Payloads {
+    /// All bytes: it puts the block together and checks it.
+    #[default]
+    Kept,
+    /// Only which ones they were: it is complete with the same fragment as if it kept the bytes, and takes the block
+    /// for a good image without having seen it. For the mass of a fleet, beside some devices that keep payloads.
+    Counted {
+        /// The version it takes the image for, as TS006 reports it.
+        version: u32,
+    },
 }
 
 /// How a device comes to a session.
@@ -242,6 +261,8 @@ impl DeviceConfig {
             },
             answer_delay_max: Duration::from_millis(500),
             silent_from: None,
+            payloads: Payloads::Kept,
+            log_capacity: EventLog::CAPACITY,
         }
     }
 }

@@ -14,7 +14,7 @@ use lorawan_fuota::lorawan::firmware_management::{
 use lorawan_fuota::time::Timestamp;
 
 use super::clock::micros;
-use super::config::{FirmwareConfig, ImageCheck};
+use super::config::{FirmwareConfig, ImageCheck, Payloads};
 use super::environment::Environment;
 use super::outbox::Content;
 use super::reading::read_commands;
@@ -53,25 +53,35 @@ impl FirmwareManagement {
 
     /// Takes a reassembled data block as the next image and checks it.
     pub(super) fn store(&mut self, bytes: Vec<u8>, environment: &mut Environment<'_>) {
-        let config = &environment.config.firmware;
-        let checked = check(&bytes, config);
-        let installs = config.installs_by_itself;
+        let checked = check(&bytes, &environment.config.firmware);
         self.bytes = Some(bytes);
         match checked {
-            Ok(version) => {
-                self.image = UpImageStatus::Valid {
-                    next_firmware_version: version,
-                };
-                environment.note(format_args!("image of version {version:#010x} is good"));
-                if installs {
-                    let delay = environment.answer_delay() + Duration::from_secs(1);
-                    self.reboot_at = Some(environment.now + delay);
-                }
-            }
+            Ok(version) => self.take(version, environment),
             Err(error) => {
                 self.image = UpImageStatus::Corrupt;
                 environment.note(format_args!("image refused: {error}"));
             }
+        }
+    }
+
+    /// Takes a data block whose bytes nobody kept for a good image of the version it was told of.
+    pub(super) fn believe(&mut self, environment: &mut Environment<'_>) {
+        self.bytes = None;
+        match environment.config.payloads {
+            Payloads::Counted { version } => self.take(version, environment),
+            Payloads::Kept => self.image = UpImageStatus::Corrupt,
+        }
+    }
+
+    /// A good image of this version waits.
+    fn take(&mut self, version: u32, environment: &mut Environment<'_>) {
+        self.image = UpImageStatus::Valid {
+            next_firmware_version: version,
+        };
+        environment.note(format_args!("image of version {version:#010x} is good"));
+        if environment.config.firmware.installs_by_itself {
+            let delay = environment.answer_delay() + Duration::from_secs(1);
+            self.reboot_at = Some(environment.now + delay);
         }
     }
 

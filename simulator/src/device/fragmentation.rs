@@ -10,7 +10,7 @@ use lorawan_fuota::lorawan::fragmentation::{
 use lorawan_fuota::lorawan::keys::{data_block_int_key, data_block_mic};
 use lorawan_fuota::time::Timestamp;
 
-use super::decoding::{self, Decoding};
+use super::decoding::{self, Block as Whole, Decoding};
 use super::environment::Environment;
 use super::outbox::{Content, Entry, Tag};
 use super::reading::read_commands;
@@ -38,7 +38,7 @@ pub(super) struct Fragmentation {
     sessions: [Option<Session>; 4],
     /// `SessionCntPrev` of each index; kept over reboots (TS004-2.0.0 §3.3).
     session_cnt_prev: [Option<u16>; 4],
-    completed: Option<Vec<u8>>,
+    completed: Option<Whole>,
     completed_at: Option<Timestamp>,
     /// The index set up last: whose counts a stack with one decoder reports.
     latest: u8,
@@ -86,13 +86,23 @@ impl Fragmentation {
         session.exists.then(|| session.progress())
     }
 
+    /// Independent fragments missing in the session that is nearest to its end; `None` if none is open.
+    pub(super) fn least_missing(&self) -> Option<u16> {
+        let open = self.sessions.iter().flatten().filter(|s| s.exists);
+        let missing = open.filter_map(|session| match &session.block {
+            Block::Open(decoder) if !session.memory_error => Some(decoder.missing()),
+            _ => None,
+        });
+        missing.min()
+    }
+
     /// When the last data block was complete.
     pub(super) fn completed_at(&self) -> Option<Timestamp> {
         self.completed_at
     }
 
     /// The data block completed since the last call.
-    pub(super) fn take_completed(&mut self) -> Option<Vec<u8>> {
+    pub(super) fn take_completed(&mut self) -> Option<Whole> {
         self.completed.take()
     }
 
@@ -242,7 +252,7 @@ impl Fragmentation {
                 || request.frag_size > limits.frag_size_max,
             frag_algo_unsupported: !decoding::knows(limits, request.frag_algo),
         };
-        let decoder = Decoding::new(version, &request, limits);
+        let decoder = Decoding::new(version, &request, limits, environment.config.payloads);
         if answer.is_accepted()
             && let Ok(decoder) = decoder
         {
@@ -330,7 +340,7 @@ impl Fragmentation {
                 self.had_memory_error = true;
                 environment.note(format_args!("{lost} fragments lost: too many"));
                 if quirks.memory_error_completes {
-                    self.completed = Some(session.unsolved());
+                    self.completed = Some(Whole::Bytes(session.unsolved()));
                     session.exists &= !quirks.closes_when_complete;
                 }
             }
@@ -442,13 +452,15 @@ impl Session {
         &mut self,
         version: PackageVersion,
         environment: &mut Environment<'_>,
-    ) -> Option<Vec<u8>> {
+    ) -> Option<Whole> {
         let Block::Open(decoder) = std::mem::replace(&mut self.block, Block::Complete) else {
             return None;
         };
         self.lost = decoder.missing_uncoded();
-        let data = decoder.into_data(self.setup.padding)?;
-        if version == PackageVersion::V2 {
+        let data = decoder.into_block(&self.setup)?;
+        if version == PackageVersion::V2
+            && let Whole::Bytes(data) = &data
+        {
             let key = data_block_int_key(&environment.config.gen_app_key);
             let setup = &self.setup;
             let mic = data_block_mic(
@@ -456,7 +468,7 @@ impl Session {
                 setup.session_cnt,
                 setup.frag_index,
                 setup.descriptor,
-                &data,
+                data,
             );
             self.mic_error = mic != setup.mic;
         }

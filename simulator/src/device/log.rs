@@ -5,23 +5,40 @@ use std::fmt;
 
 use lorawan_fuota::time::Timestamp;
 
-/// Events kept; older ones are forgotten.
-const CAPACITY: usize = 256;
-
 /// The last events of a device.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EventLog {
     events: VecDeque<(Timestamp, String)>,
+    capacity: usize,
+}
+
+impl Default for EventLog {
+    fn default() -> Self {
+        Self::new(Self::CAPACITY)
+    }
 }
 
 impl EventLog {
+    /// Events kept unless told otherwise; older ones are forgotten.
+    pub const CAPACITY: usize = 256;
+
+    pub(super) fn new(capacity: usize) -> Self {
+        Self {
+            events: VecDeque::new(),
+            capacity,
+        }
+    }
+
     /// The events kept, oldest first.
     pub fn iter(&self) -> impl Iterator<Item = (Timestamp, &str)> {
         self.events.iter().map(|(at, text)| (*at, text.as_str()))
     }
 
     pub(super) fn note(&mut self, at: Timestamp, text: impl fmt::Display) {
-        if self.events.len() == CAPACITY {
+        if self.capacity == 0 {
+            return;
+        }
+        if self.events.len() >= self.capacity {
             self.events.pop_front();
         }
         self.events.push_back((at, text.to_string()));

@@ -4,6 +4,7 @@
 //! PURE: time and randomness come in, frames go out. The world asks [`EndDevice::hears`] when a frame begins, and hands
 //! it over with [`EndDevice::receive`] when it ends. Class B is simulated for multicast sessions, LoRaWAN 1.1 is not.
 
+mod attention;
 mod class_b;
 mod clock;
 mod clock_sync;
@@ -25,6 +26,7 @@ mod reading;
 mod reboot;
 mod receiving;
 mod sending;
+mod shared_frame;
 mod stack;
 mod stack_profiles;
 mod status;
@@ -41,17 +43,19 @@ use lorawan_fuota::time::Timestamp;
 use crate::beacon::read_time;
 use crate::random::Random;
 
+pub use attention::Attention;
 pub use class_b::PingSlots;
 pub use clock::DeviceClock;
 pub use config::{
     Activation, Class, ClockConfig, DeviceConfig, FirmwareConfig, FragmentationLimits, ImageCheck,
-    Packages, RebootConfig, SessionAfterReboot, Uplinks,
+    Packages, Payloads, RebootConfig, SessionAfterReboot, Uplinks,
 };
 pub use fragmentation::DecoderProgress;
 pub use log::{EventLog, FrameCounts};
 pub use meter::RadioTime;
 pub use multicast::{McGroup, McSession};
 pub use radio::{Listening, WINDOW_TOLERANCE};
+pub use shared_frame::SharedFrame;
 pub use stack::{
     AbsentStatus, AnswerQuirks, AnswerRoom, BadParameters, BeforeData, ClassB, ClockQuirks,
     Decoders, GroupStatus, LateStart, Missing, MulticastQuirks, Overflow, Received, SessionQuirks,
@@ -298,7 +302,7 @@ impl EndDevice {
             firmware: FirmwareManagement::new(&config.firmware),
             clock,
             random,
-            log: EventLog::default(),
+            log: EventLog::new(config.log_capacity),
             counts: FrameCounts::default(),
             meter: Meter::start(start),
             mac: Mac::default(),
@@ -342,14 +346,15 @@ impl EndDevice {
             .collect()
     }
 
-    /// A frame begins that it [`EndDevice::hears`] and that lasts until `end`: in a window of class A it waits for it.
+    /// A frame begins that it [`EndDevice::hears`] and that lasts until `end`: in a window of class A it waits for it,
+    /// which is true if it does.
     pub fn start_receiving(
         &mut self,
         frequency_hz: u32,
         data_rate: DataRate,
         start: Timestamp,
         end: Timestamp,
-    ) {
+    ) -> bool {
         let tuned = Listening {
             frequency_hz,
             data_rate,
@@ -361,23 +366,29 @@ impl EndDevice {
         {
             self.meter.heard(end.since(start), unused.into_iter());
         }
-        self.link.radio.lock(start, tuned, end);
+        self.link.radio.lock(start, tuned, end)
     }
 
     /// A frame was received whole; `now` is its end.
     pub fn receive(&mut self, now: Timestamp, phy_payload: &[u8]) {
+        self.receive_shared(now, &mut SharedFrame::new(phy_payload));
+    }
+
+    /// As [`EndDevice::receive`], of a frame that others hear as well.
+    pub fn receive_shared(&mut self, now: Timestamp, shared: &mut SharedFrame) {
         if self.is_off(now) {
             return;
         }
         self.read_meter(now);
-        match Frame::parse(phy_payload) {
-            Ok(Frame::JoinAccept(accept)) => match self.link.accept(&self.config, &accept) {
+        let SharedFrame { frame, opened, .. } = shared;
+        match frame {
+            Ok(Frame::JoinAccept(accept)) => match self.link.accept(&self.config, accept) {
                 Ok(true) => self.joined(now),
                 Ok(false) => self.counts.not_allowed += 1,
                 Err(_) => self.counts.wrong_mic += 1,
             },
             Ok(Frame::Data(frame)) if frame.direction == Direction::Downlink => {
-                self.receive_data(now, &frame);
+                self.receive_data(now, frame, opened);
             }
             Ok(Frame::Data(_) | Frame::JoinRequest(_)) | Err(_) => self.counts.malformed += 1,
         }

@@ -1,5 +1,6 @@
 //! TS005 on the device: multicast groups, their keys and counters, and sessions by the device's own clock.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use lorawan_fuota::lorawan::PackageVersion;
@@ -25,6 +26,7 @@ use super::meter::{self, Continuous};
 use super::outbox::{Content, time_to_start};
 use super::radio::Listening;
 use super::reading::read_commands;
+use super::shared_frame::Opened;
 use super::stack::{BadParameters, ClassB, GroupStatus, LateStart};
 
 /// `McGroupStatusReq`.
@@ -161,9 +163,10 @@ impl MulticastSetup {
     pub(super) fn open(
         &mut self,
         frame: &DataFrame,
+        opened: &mut Opened,
         clock: &DeviceClock,
         now: Timestamp,
-    ) -> Result<(u8, Vec<u8>), McRejection> {
+    ) -> Result<(u8, Arc<[u8]>), McRejection> {
         let gps_us = clock.gps_us(now);
         let mut rejection = McRejection::NotForUs;
         for (id, group) in (0..).zip(&mut self.groups) {
@@ -173,12 +176,22 @@ impl MulticastSetup {
             else {
                 continue;
             };
-            match group.open(frame, clock.is_set(), gps_us) {
+            match group.open(frame, opened, clock.is_set(), gps_us) {
                 Ok(payload) => return Ok((id, payload)),
                 Err(reason) => rejection = reason,
             }
         }
         Err(rejection)
+    }
+
+    /// The payload of a frame of one of its groups, whether it listens to it or not.
+    pub(super) fn peek(&self, frame: &DataFrame, opened: &mut Opened) -> Option<Arc<[u8]>> {
+        let mut groups = self.groups.iter().flatten();
+        let group = groups.find(|group| group.mc_addr == frame.dev_addr)?;
+        let keys = (&group.mc_nwk_s_key, &group.mc_app_s_key);
+        let before = group.last_mc_f_cnt.or(group.min_mc_f_cnt.checked_sub(1));
+        let f_cnt = full_f_cnt(before, frame.f_cnt, 0xffff);
+        opened.open(frame, keys, f_cnt.unwrap_or(frame.f_cnt.into()))
     }
 
     pub(super) fn handle(
@@ -468,9 +481,10 @@ impl McGroup {
     fn open(
         &mut self,
         frame: &DataFrame,
+        opened: &mut Opened,
         clock_is_set: bool,
         gps_us: i64,
-    ) -> Result<Vec<u8>, McRejection> {
+    ) -> Result<Arc<[u8]>, McRejection> {
         // A session's last frame may end after it.
         const GRACE_US: i64 = 5_000_000;
         let on = self.session.is_some_and(|session| {
@@ -487,15 +501,16 @@ impl McGroup {
             return Err(McRejection::Replayed);
         };
         let in_range = (self.min_mc_f_cnt..=self.max_mc_f_cnt).contains(&f_cnt);
-        match frame.open(&self.mc_nwk_s_key, &self.mc_app_s_key, f_cnt) {
-            Ok(_) if !in_range => Err(McRejection::CounterOutOfRange),
-            Ok(payload) => {
+        let keys = (&self.mc_nwk_s_key, &self.mc_app_s_key);
+        match opened.open(frame, keys, f_cnt) {
+            Some(_) if !in_range => Err(McRejection::CounterOutOfRange),
+            Some(payload) => {
                 self.last_mc_f_cnt = Some(f_cnt);
                 Ok(payload)
             }
             // An old frame is a wrong one a full turn ahead.
-            Err(_) if self.is_replay(frame) => Err(McRejection::Replayed),
-            Err(_) => Err(McRejection::WrongMic),
+            None if self.is_replay(frame) => Err(McRejection::Replayed),
+            None => Err(McRejection::WrongMic),
         }
     }
 

@@ -44,10 +44,14 @@ pub(super) struct Radio {
     busy_until: Option<Timestamp>,
     /// The windows of the last uplink are closed: something good came.
     answered: bool,
+    /// From then on the last uplink and its windows are over.
+    over_at: Option<Timestamp>,
 }
 
 impl Radio {
     pub(super) fn sent(&mut self, start: Timestamp, end: Timestamp, windows: Vec<Window>) {
+        let opens = windows.iter().map(|window| window.opens);
+        self.over_at = Some(opens.fold(end, Timestamp::max) + WINDOW_TOLERANCE);
         self.last = Some(LastUplink {
             start,
             end,
@@ -63,11 +67,21 @@ impl Radio {
         self.busy_until = None;
     }
 
-    /// A frame begins that will be heard until `until` at the latest.
-    pub(super) fn lock(&mut self, at: Timestamp, tuned: Listening, until: Timestamp) {
-        if self.window_at(at, tuned) {
+    /// A frame begins that will be heard until `until` at the latest. True if it is one for a window.
+    pub(super) fn lock(&mut self, at: Timestamp, tuned: Listening, until: Timestamp) -> bool {
+        let is_over = self.over_at.is_none_or(|over| over < at);
+        let in_window = !is_over && self.window_at(at, tuned);
+        if in_window {
             self.busy_until = Some(until);
         }
+        in_window
+    }
+
+    /// When the windows of the last uplink open.
+    pub(super) fn windows_open(&self) -> impl Iterator<Item = Timestamp> {
+        self.last
+            .iter()
+            .flat_map(|last| last.windows.iter().map(|window| window.opens))
     }
 
     /// When the device may send again: after the windows and what is being heard in them.
@@ -92,6 +106,9 @@ impl Radio {
         end: Timestamp,
         continuous: Option<Listening>,
     ) -> bool {
+        if self.over_at.is_none_or(|over| over < start) {
+            return continuous == Some(tuned);
+        }
         if let Some(last) = &self.last
             && start < last.end
             && last.start < end

@@ -8,9 +8,11 @@ use lorawan_fuota::lorawan::multicast_setup as ts005;
 use lorawan_fuota::time::Timestamp;
 
 use super::EndDevice;
+use super::decoding::Block;
 use super::fragmentation::Fragmentation;
 use super::link::Rejection;
 use super::multicast::McRejection;
+use super::shared_frame::Opened;
 
 impl EndDevice {
     pub(super) fn joined(&mut self, now: Timestamp) {
@@ -22,14 +24,14 @@ impl EndDevice {
         self.application_at = now + self.random.up_to(self.config.uplinks.start_spread);
     }
 
-    pub(super) fn receive_data(&mut self, now: Timestamp, frame: &DataFrame) {
+    pub(super) fn receive_data(&mut self, now: Timestamp, frame: &DataFrame, opened: &mut Opened) {
         let unicast = self
             .link
             .session
             .as_ref()
             .is_some_and(|session| session.dev_addr == frame.dev_addr);
         if !unicast {
-            self.receive_multicast(now, frame);
+            self.receive_multicast(now, frame, opened);
             return;
         }
         match self.link.open(frame) {
@@ -93,10 +95,10 @@ impl EndDevice {
         self.store_image(now);
     }
 
-    fn receive_multicast(&mut self, now: Timestamp, frame: &DataFrame) {
+    fn receive_multicast(&mut self, now: Timestamp, frame: &DataFrame, opened: &mut Opened) {
         // LoRaWAN 1.0.4 §4.3: multicast is never confirmed and carries no MAC commands.
         let plain = !frame.confirmed && !frame.f_ctrl.ack && frame.f_opts.is_empty();
-        match self.multicast.open(frame, &self.clock, now) {
+        match self.multicast.open(frame, opened, &self.clock, now) {
             Ok(_) if !plain => self.counts.not_allowed += 1,
             Ok((mc_group_id, payload)) => {
                 self.counts.multicast += 1;
@@ -144,7 +146,10 @@ impl EndDevice {
     fn store_image(&mut self, now: Timestamp) {
         if let Some(data) = self.fragmentation.take_completed() {
             let (mut environment, packages) = self.split(now);
-            packages.firmware.store(data, &mut environment);
+            match data {
+                Block::Bytes(bytes) => packages.firmware.store(bytes, &mut environment),
+                Block::Counted(_) => packages.firmware.believe(&mut environment),
+            }
         }
     }
 }

@@ -47,6 +47,8 @@ pub struct World {
     faults: Faults,
     crashes: u32,
     alive_at: Timestamp,
+    /// When time has to stop for that.
+    alive_next: Option<Timestamp>,
     trouble: Trouble,
     /// Draws what `trouble` needs, apart from faults at the ports, so that one kind does not change another.
     random: Random,
@@ -70,7 +72,7 @@ impl World {
         let shared = Arc::new(Shared {
             now: Locked::new(start),
             server_ahead_us: Locked::default(),
-            wakes: Locked::default(),
+            sleeps_until: Locked::default(),
             inbox: Locked::default(),
             in_transit: Locked::default(),
             set_out: Locked::default(),
@@ -98,6 +100,7 @@ impl World {
             faults,
             crashes: 0,
             alive_at: start,
+            alive_next: None,
             trouble: Trouble::default(),
             random: Random::of(seed, 0x7b0b1e),
             stuck: false,
@@ -139,12 +142,22 @@ impl World {
         self.checkers(|c| c.records.tasks.get(id).cloned())
     }
 
+    /// Whether a task has ended, as it was committed last.
+    pub fn is_over(&self, id: &TaskId) -> bool {
+        self.checkers(|c| {
+            c.records
+                .tasks
+                .get(id)
+                .is_some_and(|t| t.state.is_terminal())
+        })
+    }
+
     /// The devices of a task as they were committed last.
     pub fn task_devices(&self, id: &TaskId) -> Vec<TaskDevice> {
         self.checkers(|c| {
             let devices = c.records.devices.iter();
             devices
-                .filter(|((task, _), _)| task == id)
+                .filter(|((_, task), _)| task == id)
                 .map(|(_, d)| d.clone())
                 .collect()
         })
@@ -311,11 +324,10 @@ impl World {
         let end = self.now() + within;
         loop {
             self.settle();
-            if done(self) {
-                return true;
-            }
-            if self.now() >= end || self.stuck {
-                return false;
+            let is_done = done(self);
+            if is_done || self.now() >= end || self.stuck {
+                self.shared.lab.borrow_mut().settle();
+                return is_done;
             }
             self.jump();
         }
@@ -338,6 +350,7 @@ impl World {
             if self.restart_at.is_some_and(|at| at <= self.now()) {
                 self.restart_at = None;
                 self.server = Some(self.boot());
+                self.alive_next = None;
             }
             let Some(server) = &mut self.server else {
                 return;
@@ -371,11 +384,12 @@ impl World {
 
     /// Moves time to the next event.
     fn jump(&mut self) {
-        let wakes = self.shared.wakes.borrow().first().copied();
+        let sleeps_until = self.shared.sleeps_until.get();
         let lab = self.shared.lab.borrow().next_event();
         let arrival = self.shared.in_transit.borrow().keys().next().map(|k| k.0);
         let next = [
-            wakes.filter(|_| self.server.is_some()),
+            sleeps_until.filter(|_| self.server.is_some()),
+            self.alive_next.filter(|_| self.server.is_some()),
             lab,
             arrival,
             self.restart_at,
@@ -388,7 +402,9 @@ impl World {
             .unwrap_or_else(|| self.now() + Duration::from_secs(1))
             .max(self.now());
         self.shared.now.set(now);
-        self.shared.wakes.borrow_mut().retain(|at| *at > now);
+        let later = |at: &Timestamp| *at > now;
+        self.shared.sleeps_until.set(sleeps_until.filter(later));
+        self.alive_next = self.alive_next.filter(later);
         let (received, on_air) = {
             let mut lab = self.shared.lab.borrow_mut();
             let mut received = lab.advance(now);
@@ -450,12 +466,14 @@ impl World {
 
     /// Gateways ask for downlinks every few seconds, which is how the server knows that they are there.
     fn keep_alive(&mut self, now: Timestamp) {
-        if now < self.alive_at {
-            self.shared.wakes.borrow_mut().insert(self.alive_at);
+        let is_due = now >= self.alive_at;
+        if is_due {
+            self.alive_at = now + KEEP_ALIVE;
+        }
+        self.alive_next = Some(self.alive_at);
+        if !is_due {
             return;
         }
-        self.alive_at = now + KEEP_ALIVE;
-        self.shared.wakes.borrow_mut().insert(self.alive_at);
         let at = self.shared.server_now();
         let lab = self.shared.lab.borrow();
         let there = lab.gateways().iter().filter(|g| !g.is_down());
@@ -493,7 +511,7 @@ impl World {
             };
             drive(&clock, &mut transport, &store, &mut edges, restore).await
         });
-        self.shared.wakes.borrow_mut().clear();
+        self.shared.sleeps_until.set(None);
         Server {
             ring,
             commands: sender,

@@ -28,8 +28,8 @@ pub(super) struct Shared {
     pub(super) now: Locked<Timestamp>,
     /// How far the server's clock is ahead of it, microseconds.
     pub(super) server_ahead_us: Locked<i64>,
-    /// When the loop wants to be woken, true time.
-    pub(super) wakes: Locked<BTreeSet<Timestamp>>,
+    /// When the loop wants to be woken, true time: it sleeps once at a time.
+    pub(super) sleeps_until: Locked<Option<Timestamp>>,
     pub(super) inbox: Locked<Vec<GatewayMessage>>,
     /// Frames on their way from gateways, by arrival.
     pub(super) in_transit: Locked<BTreeMap<(Timestamp, u64), (GatewayEui, Received)>>,
@@ -152,7 +152,7 @@ impl Clock for WorldClock {
                 self.0.progress.set(true);
                 return Poll::Ready(());
             }
-            self.0.wakes.borrow_mut().insert(at);
+            self.0.sleeps_until.set(Some(at));
             Poll::Pending
         })
         .await;
@@ -166,11 +166,7 @@ impl WorldTransport {
     fn request(&self, gateway: GatewayEui, request: TxRequest) -> Option<Result<(), Refusal>> {
         let (at, faults) = (self.0.now.get(), self.0.faults.get());
         let mut lab = self.0.lab.borrow_mut();
-        if lab
-            .gateways()
-            .iter()
-            .any(|g| g.eui() == gateway && g.is_down())
-        {
+        if lab.gateway_is_down(gateway) {
             return None;
         }
         if self.0.chance(faults.refused) {

@@ -13,5 +13,6 @@ mod lab;
 mod link;
 mod peer_faults;
 mod realtime;
+mod scale;
 mod scenarios;
 mod update;

@@ -3,7 +3,7 @@
 //! A gateway sends one frame at a time, with a gap; frames of different gateways never overlap on a frequency, where
 //! the caller asks for it. Duty cycle and air share are not here.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::TransmissionId;
@@ -23,6 +23,18 @@ pub(super) struct Reservation {
 }
 
 impl Reservation {
+    fn stretch(&self) -> Stretch {
+        Stretch {
+            frequency_hz: self.frequency_hz,
+            bandwidth_hz: self.bandwidth_hz,
+            start: self.start,
+            end: self.end,
+            immediate: self.immediate,
+        }
+    }
+}
+
+impl Stretch {
     fn shares_spectrum(&self, other: &Self) -> bool {
         self.frequency_hz.abs_diff(other.frequency_hz)
             < self.bandwidth_hz.saturating_add(other.bandwidth_hz) / 2
@@ -41,7 +53,24 @@ pub(super) struct Gaps {
 pub(super) struct Schedule {
     gaps: Gaps,
     entries: BTreeMap<TransmissionId, Reservation>,
+    by_gateway: BTreeMap<GatewayEui, BTreeSet<TransmissionId>>,
+    /// What they occupy, and how many do: a frame that many gateways send together counts once.
+    stretches: BTreeMap<Stretch, u32>,
+    by_end: BTreeSet<(Timestamp, TransmissionId)>,
 }
+
+/// A part of the spectrum for a while, whoever sends there. The frequency comes first, to look for neighbours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Stretch {
+    frequency_hz: u32,
+    bandwidth_hz: u32,
+    start: Timestamp,
+    end: Timestamp,
+    immediate: bool,
+}
+
+/// Widest bandwidth of a frame.
+const BANDWIDTH_MAX_HZ: u32 = 1_625_000;
 
 /// Which other transmissions a frame has to keep clear of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,6 +86,9 @@ impl Schedule {
         Self {
             gaps,
             entries: BTreeMap::new(),
+            by_gateway: BTreeMap::new(),
+            stretches: BTreeMap::new(),
+            by_end: BTreeSet::new(),
         }
     }
 
@@ -71,37 +103,78 @@ impl Schedule {
         let airtime = wanted.end.since(wanted.start);
         // Each turn passes one reservation for good.
         while let Some(blocker) = self.blocker(&wanted, clearance) {
-            wanted.start = blocker.end + self.gap(blocker, &wanted);
+            wanted.start = blocker.end + self.gap(&blocker, &wanted.stretch());
             wanted.end = wanted.start + airtime;
         }
         wanted.start
     }
 
     pub(super) fn reserve(&mut self, id: TransmissionId, reservation: Reservation) {
+        self.release(id);
         self.entries.insert(id, reservation);
+        let own = self.by_gateway.entry(reservation.gateway).or_default();
+        own.insert(id);
+        *self.stretches.entry(reservation.stretch()).or_default() += 1;
+        self.by_end.insert((reservation.end, id));
     }
 
     pub(super) fn release(&mut self, id: TransmissionId) {
-        self.entries.remove(&id);
+        let Some(entry) = self.entries.remove(&id) else {
+            return;
+        };
+        self.by_end.remove(&(entry.end, id));
+        if let Some(own) = self.by_gateway.get_mut(&entry.gateway) {
+            own.remove(&id);
+        }
+        let stretch = entry.stretch();
+        if let Some(count) = self.stretches.get_mut(&stretch) {
+            *count -= 1;
+            if *count == 0 {
+                self.stretches.remove(&stretch);
+            }
+        }
     }
 
     /// Drops what is over.
     pub(super) fn prune(&mut self, now: Timestamp) {
         let longest_gap = self.gaps.immediate.max(self.gaps.timed);
-        self.entries
-            .retain(|_, entry| entry.end + longest_gap > now);
+        while let Some(&(end, id)) = self.by_end.first()
+            && end + longest_gap <= now
+        {
+            self.release(id);
+        }
     }
 
-    fn blocker(&self, wanted: &Reservation, clearance: Clearance) -> Option<&Reservation> {
-        self.entries.values().find(|entry| {
-            let concerned = entry.gateway == wanted.gateway
-                || clearance == Clearance::Spectrum && entry.shares_spectrum(wanted);
-            let gap = self.gap(entry, wanted);
-            concerned && wanted.start < entry.end + gap && entry.start < wanted.end + gap
-        })
+    /// Something that stands in the way.
+    fn blocker(&self, wanted: &Reservation, clearance: Clearance) -> Option<Stretch> {
+        let here = wanted.stretch();
+        let blocks = |entry: &Stretch| {
+            let gap = self.gap(entry, &here);
+            here.start < entry.end + gap && entry.start < here.end + gap
+        };
+        let own = self.by_gateway.get(&wanted.gateway).into_iter().flatten();
+        let own = own.filter_map(|id| self.entries.get(id));
+        if let Some(found) = own.map(Reservation::stretch).find(blocks) {
+            return Some(found);
+        }
+        if clearance == Clearance::OwnGateway {
+            return None;
+        }
+        let reach = here.bandwidth_hz.saturating_add(BANDWIDTH_MAX_HZ) / 2;
+        let lowest = Stretch {
+            frequency_hz: here.frequency_hz.saturating_sub(reach),
+            bandwidth_hz: 0,
+            start: Timestamp::from_micros(i64::MIN),
+            end: Timestamp::from_micros(i64::MIN),
+            immediate: false,
+        };
+        let highest_hz = here.frequency_hz.saturating_add(reach);
+        let near = self.stretches.range(lowest..).map(|(stretch, _)| *stretch);
+        near.take_while(|stretch| stretch.frequency_hz <= highest_hz)
+            .find(|stretch| stretch.shares_spectrum(&here) && blocks(stretch))
     }
 
-    fn gap(&self, one: &Reservation, other: &Reservation) -> Duration {
+    fn gap(&self, one: &Stretch, other: &Stretch) -> Duration {
         if one.immediate || other.immediate {
             self.gaps.immediate
         } else {
@@ -185,6 +258,23 @@ mod tests {
         schedule.prune(at(1179));
         assert_eq!(schedule.entries.len(), 1);
         schedule.prune(at(1180));
-        assert!(schedule.entries.is_empty());
+        assert!(schedule.entries.is_empty() && schedule.stretches.is_empty());
+    }
+
+    #[test]
+    fn a_frame_of_many_gateways_is_one_stretch_until_the_last_of_them_is_gone() {
+        let mut schedule = schedule();
+        for gateway in 1..=3 {
+            let id = TransmissionId(gateway);
+            schedule.reserve(id, frame(gateway, 1000, 1100, 868_100_000));
+        }
+        assert_eq!(schedule.stretches.len(), 1);
+        let wanted = frame(9, 1050, 1150, 868_100_000);
+        schedule.release(TransmissionId(1));
+        schedule.release(TransmissionId(1));
+        schedule.release(TransmissionId(2));
+        assert!(!schedule.is_free(&wanted, Clearance::Spectrum));
+        schedule.release(TransmissionId(3));
+        assert!(schedule.is_free(&wanted, Clearance::Spectrum));
     }
 }

@@ -3,6 +3,9 @@
 use std::collections::BTreeMap;
 use std::ops::RangeBounds;
 
+/// Writes the undo has room for between commits.
+const UNDO_KEPT: usize = 64;
+
 #[derive(Debug)]
 pub(super) struct Table<K, V> {
     rows: BTreeMap<K, V>,
@@ -64,9 +67,10 @@ impl<K: Ord + Clone, V> Table<K, V> {
         }
     }
 
-    /// Makes the writes since the last call final.
+    /// Makes the writes since the last call final. What a large commit took for its undo is given back.
     pub(super) fn settle(&mut self) {
         self.undo.clear();
+        self.undo.shrink_to(UNDO_KEPT);
     }
 
     /// Takes back the writes since the last [`Table::settle`].

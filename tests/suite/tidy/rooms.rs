@@ -78,6 +78,9 @@ const TABLE: &str = "
                                          simulator/redundancy
     simulator/compare_drawing  PURE  -> simulator/compare simulator/redundancy simulator/svg
     simulator/compare_command  EDGE  -> simulator/compare simulator/compare_drawing
+    simulator/scale            EDGE  -> time lorawan record simulator/check simulator/checkers simulator/device
+                                        simulator/fleet simulator/scene simulator/world
+    simulator/scale_command    EDGE  -> simulator/scale
     simulator/forecast         EDGE  -> time lorawan record task simulator/check simulator/device simulator/fleet
                                          simulator/random simulator/scene simulator/world
     simulator/forecast_command EDGE  -> simulator/forecast
@@ -91,7 +94,7 @@ const TABLE: &str = "
     simulator/run_command      EDGE  -> simulator/run_live simulator/scenario
     simulator/main             EDGE  -> simulator/check simulator/demo simulator/fleet simulator/lab_command
                                          simulator/minimise simulator/redundancy_command simulator/forecast_command
-                                         simulator/run_command
+                                         simulator/run_command simulator/scale_command
 ";
 
 /// Crates that PURE rooms do not name.
