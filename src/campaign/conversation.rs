@@ -11,8 +11,8 @@ use std::time::Duration;
 use crate::lorawan::identifiers::DevEui;
 use crate::lorawan::{PackageVersion, firmware_management, fragmentation, multicast_setup};
 use crate::record::{
-    CleanupState, DeviceReason, DeviceState, FleetDevice, FragSlot, McSlot, PollKind, SessionPhase,
-    Target, TaskDevice, UplinkRef,
+    CleanupState, DeviceClass, DeviceReason, DeviceState, FleetDevice, FragSlot, McSlot, PollKind,
+    SessionPhase, Target, TaskDevice, UplinkRef,
 };
 use crate::task::sizing;
 use crate::time::Timestamp;
@@ -210,10 +210,31 @@ impl Campaign {
             };
             let listens = device.profile.always_class_c;
             self.check_silence(now, dev_eui, device);
-            if listens {
-                self.speak(now, dev_eui, None, around);
+            if !listens {
+                continue;
+            }
+            match self.tuned_away_until(now, dev_eui) {
+                Some(until) => {
+                    self.due.insert((until, dev_eui));
+                }
+                None => self.speak(now, dev_eui, None, around),
             }
         }
+    }
+
+    /// A device has one receiver: in the window of a session on other parameters than RX2 it hears its group, and of
+    /// unicast only what answers an uplink (TS005-2.0.0 §3.5).
+    fn tuned_away_until(&self, now: Timestamp, dev_eui: DevEui) -> Option<Timestamp> {
+        let device = self.devices.get(&dev_eui)?;
+        let session = &self.session_of(device)?.record;
+        let window = session.window;
+        let confirmed = device.setup.window == Some(window.number)
+            && device.group_cleanup != CleanupState::Confirmed;
+        let on = window.class == DeviceClass::C
+            && confirmed
+            && (window.start..window.end()).contains(&now);
+        let elsewhere = (session.frequency_hz, session.data_rate) != session.region.rx2();
+        (on && elsewhere).then(|| window.end())
     }
 
     /// A device that has the image and is not heard for several of its intervals is not waited for until the deadline.

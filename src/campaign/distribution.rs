@@ -48,6 +48,8 @@ pub(super) struct SessionRun {
     pub(super) quiet_until: Timestamp,
     /// What the counter of the group has come to, at least: polls before a restart are not counted.
     pub(super) frames: u32,
+    /// Windows in a row in which nobody was ready.
+    pub(super) empty_windows: u8,
     /// The server's clock is off: its window does not open before that is looked at again.
     pub(super) held_back_until: Option<Timestamp>,
 }
@@ -69,6 +71,7 @@ impl SessionRun {
             late_seen_to: false,
             quiet_until: Timestamp::default(),
             frames,
+            empty_windows: 0,
             held_back_until: None,
         }
     }

@@ -335,7 +335,8 @@ impl Campaign {
             return;
         };
         let heard_at = uplink.received_at.to_gps().seconds();
-        let expected = start.to_gps().seconds() - heard_at;
+        // What has begun cannot begin later: the answer says 0.
+        let expected = (start.to_gps().seconds() - heard_at).max(0);
         let off = i64::from(time_to_start) - expected;
         self.answered(now, dev_eui);
         let asked_at = self.talks.get(&dev_eui).and_then(|talk| talk.on_air);

@@ -35,6 +35,8 @@ const CHECKS_TAKE: Duration = Duration::from_secs(1800);
 const LATE_TAIL: Duration = Duration::from_secs(15);
 /// Between two looks at a clock that is off.
 const CLOCK_CHECKS: Duration = Duration::from_secs(10);
+/// A window that nobody is ready for doubles the time to the next one, so often at most.
+const LONGEST_LEAD: u8 = 3;
 /// Of a device that no window is left for: intervals without an uplink after which it is silent rather than late.
 const UNHEARD: u32 = 10;
 
@@ -77,6 +79,12 @@ impl Campaign {
             .collect();
         if !continues {
             self.see_to_late(now, number, &ready, around);
+        }
+        if let Some(session) = self.sessions.get_mut(number) {
+            session.empty_windows = match ready.is_empty() {
+                true => session.empty_windows.saturating_add(1),
+                false => 0,
+            };
         }
         if ready.is_empty() {
             if self.nobody_left(number) {
@@ -513,7 +521,11 @@ impl Campaign {
         let Some(class) = self.sessions.get(number).map(|s| s.record.class) else {
             return;
         };
-        let start = self.setup_ends(now, &members, class, around);
+        let expected = self.setup_ends(now, &members, class, around);
+        // Devices that were not ready for one window after another need more time than they are said to.
+        let empty = self.sessions.get(number).map_or(0, |s| s.empty_windows);
+        let lead = expected.since(now) * (1 << empty.min(LONGEST_LEAD));
+        let start = sizing::window_opens(class, now + lead);
         let (beyond, most) = (self.is_beyond(start), self.most_windows());
         let Some(session) = self.sessions.get(number) else {
             return;
