@@ -264,7 +264,8 @@ pub(crate) fn run(options: &CheckOptions, log: bool) -> Outcome {
         if log {
             scene.world.checkers_mut(|c| c.keep_events());
         }
-        let before = options.kept_groups.then(|| scene.leave_groups());
+        let before_ran = options.kept_groups;
+        let before = before_ran.then(|| scene.leave_groups());
         let before = before.and_then(Result::err);
         let mut draft = scene.draft();
         // A commit of unknown fate may have started it already.
@@ -272,6 +273,11 @@ pub(crate) fn run(options: &CheckOptions, log: bool) -> Outcome {
         // Faults may have swallowed the start until the window asked for had passed: whoever starts asks for none then.
         if scene.is_window_over(&draft, refused.as_ref()) {
             draft.window_start = None;
+            refused = scene.start(&draft).err();
+        }
+        if before_ran && matches!(refused, Some(CommandError::Plan(_))) {
+            // A server that has just come back has not heard of its gateways for as long as the task before took.
+            scene.world.run_until(SETTLES, |_| false);
             refused = scene.start(&draft).err();
         }
         let ended = scene.finish(&draft.id);

@@ -1,7 +1,8 @@
 //! Groups that a task leaves on its devices for a later one, and those it takes over from an earlier one.
 //!
-//! A group is left only where each device that was ever given its key holds it to the end: who fails, leaves or is moved
-//! to another session spoils it for all, and then it is deleted as ever. `reuse` says when the next task may have it.
+//! A group is left only where each device that was ever given its key holds it to the end: who fails, leaves or is
+//! moved to another session spoils it for all, and then it is deleted as ever. `reuse` says when the next task may have
+//! it.
 
 use std::collections::BTreeMap;
 

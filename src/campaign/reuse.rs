@@ -1,8 +1,8 @@
 //! When a session may go on with a group that an earlier one left on its devices, and when such a group is given up.
 //!
-//! The devices of the session must be those that were ever given its key, all of them and no others: a key that somebody
-//! else has would let him read and forge fragments. The group must be confirmed on all of them under one number, and its
-//! counter must have room for all that the session may send.
+//! The devices of the session must be those that were ever given its key, all of them and no others: a key that
+//! somebody else has would let him read and forge fragments. The group must be confirmed on all of them under one
+//! number, and its counter must have room for all that the session may send.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -91,9 +91,9 @@ fn has_room(group: &McGroup, session: &PlannedSession, task: &Task) -> bool {
         .is_some_and(|end| end < MAX_GROUP_FRAMES)
 }
 
-/// Gives up groups that no session can go on with any more, since somebody who was given the key does not hold the group
-/// now. On the other devices they become leftovers. Groups of tasks that are `active` are theirs to judge. Returns
-/// those the network has to forget.
+/// Gives up groups that no session can go on with any more, since somebody who was given the key does not hold the
+/// group now. On the other devices they become leftovers. Groups of tasks that are `active` are theirs to judge.
+/// Returns those the network has to forget.
 pub fn give_up_groups(
     fleet: &mut Fleet,
     groups: &[McGroup],

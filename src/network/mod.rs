@@ -42,8 +42,8 @@ pub trait Network {
     /// What came in and what was done with it, since the machine was restored.
     fn counts(&self) -> NetworkCounters;
 
-    /// The multicast groups it knows, with their counters as they stand; nothing where it cannot leave a group to a later
-    /// session.
+    /// The multicast groups it knows, with their counters as they stand; nothing where it cannot leave a group to a
+    /// later session.
     fn groups(&self) -> Vec<McGroup> {
         Vec::new()
     }

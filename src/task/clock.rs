@@ -13,8 +13,9 @@ pub const CLOCK_TOLERANCE: Duration = Duration::from_secs(5);
 /// A gateway that told no time for longer has no say.
 const FRESH: Duration = Duration::from_secs(3600);
 
-/// How far the server's clock is ahead of GPS time, microseconds, if that is more than [`CLOCK_TOLERANCE`] either way by
-/// most gateways: the median of what they say. One gateway with a wrong time stops nobody, unless it is the only one.
+/// How far the server's clock is ahead of GPS time, microseconds, if that is more than [`CLOCK_TOLERANCE`] either way
+/// by most gateways: the median of what they say. One gateway with a wrong time stops nobody, unless it is the only
+/// one.
 pub fn clock_off_us(
     now: Timestamp,
     readings: impl IntoIterator<Item = ClockReading>,

@@ -509,3 +509,21 @@ fn counters_never_go_back_whatever_the_server_lives_through() {
     }
     assert!(reused >= 8, "only {reused} sessions went on with a group");
 }
+
+#[test]
+fn random_worlds_with_a_task_before_go_on_with_its_groups() {
+    let worlds = (0..400).map(CheckOptions::of_seed);
+    let worlds: Vec<CheckOptions> = worlds.filter(|world| world.kept_groups).collect();
+    let went_on = |options: &&CheckOptions| {
+        let mut scene = Scene::new(options);
+        scene.leave_groups().unwrap();
+        let draft = scene.draft();
+        // Whether a start was committed is not known after a crash.
+        let _ = scene.start(&draft);
+        assert!(scene.finish(&draft.id));
+        let sessions = scene.world.sessions(&draft.id);
+        sessions.iter().any(|s| s.group_use.reused.is_some())
+    };
+    let reused = worlds.iter().filter(went_on).count();
+    assert!(reused * 5 >= worlds.len(), "{reused} of {}", worlds.len());
+}

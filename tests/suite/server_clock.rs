@@ -1,4 +1,5 @@
-//! A server whose clock disagrees with the GPS time of its gateways opens no window, says so, and goes on when it is right.
+//! A server whose clock disagrees with the GPS time of its gateways opens no window, says so, and goes on when it is
+//! right.
 
 use std::time::Duration;
 
