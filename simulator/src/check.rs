@@ -54,8 +54,8 @@ pub struct CheckOptions {
     pub class: DeviceClass,
     /// The gateways have GPS time, and send at one instant.
     pub gps: bool,
-    /// Each device is in reach of one to so many gateways that are neighbours, drawn for it, and of no other; `None`: of
-    /// all.
+    /// Each device is in reach of one to so many gateways that are neighbours, drawn for it, and of no other.
+    /// `None`: of all.
     pub reach: Option<u32>,
 }
 
