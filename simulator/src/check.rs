@@ -57,8 +57,8 @@ pub struct CheckOptions {
     /// An earlier task has brought the same devices the image, and left its groups on them if it could. Faults strike
     /// after it.
     pub kept_groups: bool,
-    /// Each device is in reach of one to so many gateways that are neighbours, drawn for it, and of no other; `None`: of
-    /// all.
+    /// Each device is in reach of one to so many gateways that are neighbours, drawn for it, and of no other.
+    /// `None`: of all.
     pub reach: Option<u32>,
 }
 

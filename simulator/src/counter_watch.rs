@@ -1,7 +1,7 @@
 //! A watch over downlink counters: no counter of an address is ever used for two different frames.
 //!
 //! It sees what gateways put on air. The same frame from several gateways is one frame. Counters are told apart by
-//! their 16 bits on air, so an address must not send more frames than that in one run. Of a frame only a digest is kept.
+//! their 16 bits on air, so an address must not send more frames than that in one run. Only digests of frames are kept.
 
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};

@@ -100,6 +100,10 @@ const SAMPLE_LEAST: u32 = 10;
 ///
 /// # Panics
 /// The world cannot be set up at all; that is a defect of the simulator.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "how long it takes is what is measured"
+)]
 pub fn run(options: &ScaleOptions) -> Scaled {
     let began = Instant::now();
     let (mut scaled, errors) = watch_errors(|| run_watched(options, began));

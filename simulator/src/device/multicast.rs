@@ -189,9 +189,11 @@ impl MulticastSetup {
         let mut groups = self.groups.iter().flatten();
         let group = groups.find(|group| group.mc_addr == frame.dev_addr)?;
         let keys = (&group.mc_nwk_s_key, &group.mc_app_s_key);
-        let before = group.last_mc_f_cnt.or(group.min_mc_f_cnt.checked_sub(1));
+        let before = group
+            .last_mc_f_cnt
+            .or_else(|| group.min_mc_f_cnt.checked_sub(1));
         let f_cnt = full_f_cnt(before, frame.f_cnt, 0xffff);
-        opened.open(frame, keys, f_cnt.unwrap_or(frame.f_cnt.into()))
+        opened.open(frame, keys, f_cnt.unwrap_or_else(|| frame.f_cnt.into()))
     }
 
     pub(super) fn handle(

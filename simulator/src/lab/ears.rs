@@ -137,8 +137,8 @@ impl Ears {
         tuned.is_some_and(|tuned| tuned.from <= end)
     }
 
-    /// Who may hear a frame, each once, rising. `reached` are the numbers of the devices in reach, if that is known, and
-    /// which device has which number.
+    /// Who may hear a frame, each once, rising. `reached` are the numbers of the devices in reach, if that is known,
+    /// and which device has which number.
     pub(super) fn may_hear(
         &mut self,
         who: Who,

@@ -5,6 +5,7 @@
 //! a group send it together, and which after one another, is decided in `turns`.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
 
 use super::When;
 use super::air::{Air, Emission, ReportKey, Start, Transmission};
@@ -29,7 +30,13 @@ struct Group {
     not_before: Timestamp,
     /// When it last got air, as a running number: groups that share a gateway take turns.
     served: u64,
+    /// The start that was found for the head and lies ahead, and until when it is not looked for again.
+    found: Option<(Start, Timestamp)>,
 }
+
+/// A start that lies ahead is looked for again after so long, in case a gateway went or a place became free: each look
+/// asks all gateways of the group for all that stands in the way.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// The frame being sent.
 #[derive(Clone, Debug)]
@@ -211,6 +218,7 @@ impl Group {
             head: None,
             not_before: Timestamp::default(),
             served: 0,
+            found: None,
         }
     }
 
@@ -230,6 +238,10 @@ impl Group {
     /// When the next gateways of this group would start. Frames and gateways that cannot make it are refused on the
     /// way.
     fn next_start(&mut self, now: Timestamp, air: &mut Air) -> Option<Start> {
+        if let Some((start, _)) = self.found.filter(|(_, until)| now < *until) {
+            return Some(start);
+        }
+        self.found = None;
         loop {
             if self.head.is_none() {
                 let (asked_at, downlink) = self.queue.pop_front()?;
@@ -258,7 +270,11 @@ impl Group {
                 slots,
             };
             match turns::common_start(now, air, turn, &wanted) {
-                Ok(start) => return Some(start),
+                Ok(start) => {
+                    let until = start.hand_over_at.min(now + LOOK_AGAIN);
+                    self.found = Some((start, until));
+                    return Some(start);
+                }
                 Err(refused) => {
                     for (gateway, refusal) in refused {
                         turn.gateways.retain(|eui| *eui != gateway);
@@ -332,6 +348,7 @@ impl Group {
 
     /// Hands the frame over to the next gateways. `true` if a counter was used for it.
     fn hand_over(&mut self, now: Timestamp, start: &Start, air: &mut Air) -> bool {
+        self.found = None;
         let Some(head) = &mut self.head else {
             return false;
         };
