@@ -97,9 +97,9 @@ impl Area {
             high: [f64::NEG_INFINITY; 2],
         };
         for point in points.filter(|p| p.iter().all(|c| c.is_finite())) {
-            for axis in 0..2 {
-                area.low[axis] = area.low[axis].min(point[axis]);
-                area.high[axis] = area.high[axis].max(point[axis]);
+            for ((low, high), at) in area.low.iter_mut().zip(&mut area.high).zip(point) {
+                *low = low.min(at);
+                *high = high.max(at);
             }
         }
         if area.low[0] > area.high[0] {
