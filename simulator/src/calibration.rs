@@ -2,8 +2,9 @@
 //! for each data rate, with its energy and the time it listened (`klementc/fuotaa-reprod`, raw logs).
 //!
 //! The experiment as its logs have it: the device joins and sends 18 bytes every 30 s; its eleventh uplink is answered
-//! with the set-up; five minutes later it listens until it has every fragment. The gateway leaves the same pause between
-//! fragments. Here the production server does the same in virtual time, held to that pace by the share of its air.
+//! with the set-up; five minutes later it listens until it has every fragment. The gateway leaves the same pause
+//! between fragments. Here the production server does the same in virtual time, held to that pace by the share of its
+//! air.
 
 use std::fmt::Write as _;
 use std::time::Duration;

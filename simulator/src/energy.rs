@@ -1,7 +1,7 @@
 //! What a device spends: its radio time and a power for each thing it does.
 //!
-//! PURE. The powers of [`PowerProfile::STM32WL55`] are fitted to public measurements (`calibration`), others are for who
-//! knows their own hardware.
+//! PURE. The powers of [`PowerProfile::STM32WL55`] are fitted to public measurements (`calibration`), others are for
+//! who knows their own hardware.
 
 use std::time::Duration;
 

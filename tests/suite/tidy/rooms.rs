@@ -95,6 +95,8 @@ const TABLE: &str = "
     simulator/main             EDGE  -> simulator/check simulator/demo simulator/fleet simulator/lab_command
                                          simulator/minimise simulator/redundancy_command simulator/forecast_command
                                          simulator/run_command simulator/scale_command
+                                         simulator/report_command simulator/compare_command
+                                         simulator/calibration simulator/energy
 ";
 
 /// Crates that PURE rooms do not name.
