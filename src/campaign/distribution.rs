@@ -12,7 +12,7 @@ use std::time::Duration;
 use crate::lorawan::fragmentation::{self, DataFragment};
 use crate::lorawan::identifiers::DevEui;
 use crate::record::{
-    DistributionSession, PollKind, SessionPhase, Target, TaskDevice, TxOutcome, TxReport,
+    DistributionSession, PollKind, Refusal, SessionPhase, Target, TaskDevice, TxOutcome, TxReport,
     UnicastFragments, fragments_sent,
 };
 use crate::task::sizing;
@@ -23,6 +23,8 @@ use super::{Campaign, InFlight, Surroundings, Timer, Timing};
 
 /// Before a frame the network refused is tried again, and while no gateway is there.
 const REFUSED_PAUSE: Duration = Duration::from_millis(500);
+/// The duty cycle is spent for longer than the window lasts: only a frame that is given up elsewhere changes that.
+const NO_AIR_PAUSE: Duration = Duration::from_secs(30);
 /// What must be left of a window for another frame and its poll.
 pub(super) const WINDOW_TAIL: Duration = Duration::from_secs(2);
 
@@ -164,6 +166,26 @@ impl SessionRun {
     }
 }
 
+/// What became of a frame of a group.
+#[derive(Clone, Copy)]
+enum Fate {
+    /// On air until then, if that is known.
+    OnAir(Option<Timestamp>),
+    /// Not on air; worth another try after so long.
+    Refused(Duration),
+}
+
+impl Fate {
+    fn of(report: &TxReport, air_end: Option<Timestamp>) -> Self {
+        if report.on_air() {
+            return Self::OnAir(air_end);
+        }
+        let no_air = |outcome: TxOutcome| outcome == TxOutcome::Refused(Refusal::NoAirTime);
+        let spent = report.outcomes.iter().any(|o| no_air(o.outcome));
+        Self::Refused(if spent { NO_AIR_PAUSE } else { REFUSED_PAUSE })
+    }
+}
+
 impl Campaign {
     /// The session a device belongs to.
     pub(super) fn session_of(&self, device: &TaskDevice) -> Option<&SessionRun> {
@@ -272,7 +294,8 @@ impl Campaign {
                 } else {
                     counters.coded_frames += frames;
                 }
-                self.fragment_reported(now, usize::from(session), n, report.on_air(), air_end);
+                let fate = Fate::of(report, air_end);
+                self.fragment_reported(now, usize::from(session), n, fate);
             }
             InFlight::Alone { dev_eui, session } => {
                 counters.unicast_frames += frames;
@@ -281,7 +304,7 @@ impl Campaign {
             InFlight::Poll { session } => {
                 counters.multicast_airtime_us += airtime_us;
                 counters.poll_frames += frames;
-                self.poll_reported(now, usize::from(session), report.on_air(), air_end);
+                self.poll_reported(now, usize::from(session), Fate::of(report, air_end));
             }
         }
     }
@@ -306,34 +329,25 @@ impl Campaign {
         }
     }
 
-    fn fragment_reported(
-        &mut self,
-        now: Timestamp,
-        number: usize,
-        n: u16,
-        on_air: bool,
-        air_end: Option<Timestamp>,
-    ) {
+    fn fragment_reported(&mut self, now: Timestamp, number: usize, n: u16, fate: Fate) {
         let Some(session) = self.sessions.get_mut(number) else {
             return;
         };
         session.waiting = None;
-        if on_air {
-            session.air_end = session.air_end.max(air_end.unwrap_or(now));
-            return;
+        match fate {
+            Fate::OnAir(end) => {
+                session.air_end = session.air_end.max(end.unwrap_or(now));
+                return;
+            }
+            Fate::Refused(pause) => {
+                session.not_before = now + pause;
+                session.record.resend = Some(n);
+            }
         }
-        session.not_before = now + REFUSED_PAUSE;
-        session.record.resend = Some(n);
         self.changed.sessions.insert(session.record.id.number);
     }
 
-    fn poll_reported(
-        &mut self,
-        now: Timestamp,
-        number: usize,
-        on_air: bool,
-        air_end: Option<Timestamp>,
-    ) {
+    fn poll_reported(&mut self, now: Timestamp, number: usize, fate: Fate) {
         let Some(session) = self.sessions.get_mut(number) else {
             return;
         };
@@ -341,15 +355,19 @@ impl Campaign {
         let SessionPhase::Polling { kind, .. } = session.record.phase else {
             return;
         };
-        session.record.phase = if on_air {
-            let spread = fragmentation::block_ack_delay_max(session.record.block.block_ack_delay);
-            SessionPhase::Polling {
-                kind,
-                until: air_end.unwrap_or(now) + spread + sizing::ANSWER_SLACK,
+        session.record.phase = match fate {
+            Fate::OnAir(end) => {
+                let block = session.record.block;
+                let spread = fragmentation::block_ack_delay_max(block.block_ack_delay);
+                SessionPhase::Polling {
+                    kind,
+                    until: end.unwrap_or(now) + spread + sizing::ANSWER_SLACK,
+                }
             }
-        } else {
-            session.not_before = now + REFUSED_PAUSE;
-            SessionPhase::Sending
+            Fate::Refused(pause) => {
+                session.not_before = now + pause;
+                SessionPhase::Sending
+            }
         };
         self.changed.sessions.insert(session.record.id.number);
     }
