@@ -27,6 +27,9 @@ impl Campaign {
         let profile = std::sync::Arc::clone(&device.profile);
         let packages = &profile.packages;
         self.note_room(uplink, around);
+        if let Some(talk) = self.talks.get_mut(&dev_eui) {
+            talk.at_once = 0;
+        }
         let Some(f_port) = uplink.f_port else { return };
         if let VersionSource::UplinkField(field) = profile.version_source
             && let Some(version) = field.read(f_port, &uplink.payload)

@@ -38,6 +38,8 @@ pub(super) struct Talk {
     pub(super) errors: u8,
     /// Times the device's clock was off.
     pub(super) clock_errors: u8,
+    /// Commands sent at once, none of them answering an uplink, since the device was heard.
+    pub(super) at_once: u8,
     /// Fragments that had been sent when the device said that it has no image.
     pub(super) no_image_after: Option<u16>,
 }
@@ -126,6 +128,9 @@ const RX2_CLOSED: Duration = Duration::from_millis(1100);
 const AIR_PATIENCE: Duration = Duration::from_secs(6);
 /// Before a device that listens continuously is asked again.
 const LISTENER_PATIENCE: Duration = Duration::from_secs(10);
+/// After so many commands at once without an uplink a device that should listen always does not: it is deaf, or listens
+/// to a group it was in before. From then on its uplinks are answered.
+const AT_ONCE_UNHEARD: u8 = 4;
 /// Before a downlink the network refused is tried again to a device that listens continuously.
 pub(super) const REFUSED_PAUSE: Duration = Duration::from_secs(3);
 /// More answers than these to one poll are not disturbed by downlinks that can wait.
@@ -210,7 +215,8 @@ impl Campaign {
             };
             let listens = device.profile.always_class_c;
             self.check_silence(now, dev_eui, device);
-            if !listens {
+            let at_once = self.talks.get(&dev_eui).map_or(0, |talk| talk.at_once);
+            if !listens || at_once >= AT_ONCE_UNHEARD {
                 continue;
             }
             match self.tuned_away_until(now, dev_eui) {
@@ -315,6 +321,9 @@ impl Campaign {
                 } else {
                     LISTENER_PATIENCE
                 } + spread;
+            if answers.is_none() {
+                talk.at_once = talk.at_once.saturating_add(1);
+            }
             if command == Command::Acknowledge {
                 talk.acknowledge = false;
                 talk.asked = None;
