@@ -448,7 +448,7 @@ fn profile_id(stack: StackProfile, reed_solomon: bool) -> String {
     format!("{}{suffix}", stack.name())
 }
 
-fn new_device(device: &DeviceConfig, profile: String, start: Timestamp) -> NewDevice {
+pub(crate) fn new_device(device: &DeviceConfig, profile: String, start: Timestamp) -> NewDevice {
     let join = match &device.activation {
         Activation::Otaa {
             join_eui, app_key, ..

@@ -318,7 +318,7 @@ pub fn duration(duration: Duration) -> Option<prost_types::Duration> {
     prost_types::Duration::try_from(duration).ok()
 }
 
-fn activation_record(activation: &Activation) -> Option<v1::end_device::Activation> {
+pub(crate) fn activation_record(activation: &Activation) -> Option<v1::end_device::Activation> {
     match activation {
         Activation::Otaa {
             join_eui, app_key, ..

@@ -11,8 +11,8 @@ use lorawan_fuota::record::{
 };
 use lorawan_fuota::time::Timestamp;
 
-use crate::device::{Activation, DeviceConfig};
-use crate::fleet::MODEL;
+use crate::device::DeviceConfig;
+use crate::fleet::{MODEL, activation_record};
 
 /// Longest fragment the API takes for a limit, in bytes.
 const FRAG_SIZE_MAX: u8 = 239;
@@ -102,16 +102,7 @@ pub(crate) fn profile(profile: &DeviceProfile) -> v1::DeviceProfile {
 }
 
 pub(crate) fn device(device: &DeviceConfig, profile: &str) -> v1::EndDevice {
-    let activation = match &device.activation {
-        Activation::Otaa {
-            join_eui, app_key, ..
-        } => Some(v1::end_device::Activation::Otaa(v1::OtaaActivation {
-            join_eui: join_eui.to_string(),
-            app_key: bytes(app_key),
-            ..v1::OtaaActivation::default()
-        })),
-        Activation::Abp { .. } => None,
-    };
+    let activation = activation_record(&device.activation);
     v1::EndDevice {
         dev_eui: device.dev_eui.to_string(),
         device_profile: profile.to_owned(),

@@ -325,11 +325,18 @@ impl<N: Network> Engine<N> {
         let Some(campaign) = self.campaigns.get_mut(&owner) else {
             return;
         };
+        // No window opens before the campaign wants to be stepped: gateways need not be asked at each uplink.
+        let early = campaign.wake().is_some_and(|(at, _)| at > now);
+        let off = if early {
+            None
+        } else {
+            clock_off_us(now, self.network.clock_readings())
+        };
         let mut around = Surroundings {
             fleet: &mut self.fleet,
             gateways: &self.alive.all,
             class_b_gateways: &self.alive.class_b,
-            clock_off_us: clock_off_us(now, self.network.clock_readings()),
+            clock_off_us: off,
         };
         let Step { changes, requests } = campaign.step(now, inputs, &mut around);
         if !changes.is_empty() {

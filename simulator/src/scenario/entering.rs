@@ -6,22 +6,21 @@ use std::time::Duration;
 
 use lorawan_fuota::firmware::{McubootBuilder, sha256};
 use lorawan_fuota::lorawan::identifiers::DevEui;
-use lorawan_fuota::lorawan::keys::{Key128, KeyDerivation};
+use lorawan_fuota::lorawan::keys::Key128;
 use lorawan_fuota::lorawan::region::Region;
 use lorawan_fuota::lorawan::{
     PackageVersion, clock_sync, firmware_management, fragmentation, multicast_setup,
 };
 use lorawan_fuota::record::{
-    AfterReboot, Blackout, Calendar, DecoderLimits, DeviceKeys, DeviceProfile, DeviceSettings,
-    FCntReset, GatewaySettings, Image, ImageContainer, JoinState, MulticastKeys, Package, Packages,
-    RebootMode, Sha256, Task, TaskCounters, TaskId, TaskRules, TaskState, TenantId, VersionSource,
-    WavePolicy,
+    AfterReboot, Blackout, Calendar, DecoderLimits, DeviceProfile, FCntReset, GatewaySettings,
+    Image, ImageContainer, Package, Packages, RebootMode, Sha256, Task, TaskCounters, TaskId,
+    TaskRules, TaskState, TenantId, VersionSource, WavePolicy,
 };
 use lorawan_fuota::runtime::NewDevice;
 use lorawan_fuota::time::Timestamp;
 
-use crate::check::VERSION_FIELD;
-use crate::device::{Activation, DeviceConfig, FragmentationLimits, SessionAfterReboot};
+use crate::check::{VERSION_FIELD, new_device};
+use crate::device::{FragmentationLimits, SessionAfterReboot};
 use crate::random::Random;
 
 use super::building::{PlacedDevice, Site};
@@ -243,42 +242,5 @@ fn profile(group: &Group, region: Region) -> DeviceProfile {
         created_at: Timestamp::default(),
         updated_at: Timestamp::default(),
         application_reboot: None,
-    }
-}
-
-fn new_device(device: &DeviceConfig, profile: String, now: Timestamp) -> NewDevice {
-    let join = match &device.activation {
-        Activation::Otaa {
-            join_eui, app_key, ..
-        } => Some(JoinState {
-            join_eui: *join_eui,
-            app_key: app_key.clone(),
-            next_join_nonce: 1,
-            dev_nonces: Default::default(),
-            last_dev_nonce: None,
-        }),
-        Activation::Abp { .. } => None,
-    };
-    NewDevice {
-        settings: DeviceSettings {
-            tenant: TenantId::default(),
-            dev_eui: device.dev_eui,
-            profile,
-            display_name: String::new(),
-            model: String::new(),
-            tags: BTreeMap::new(),
-            created_at: now,
-            updated_at: now,
-        },
-        keys: Some(DeviceKeys {
-            dev_eui: device.dev_eui,
-            multicast: MulticastKeys::Root {
-                key: device.gen_app_key.clone(),
-                derivation: KeyDerivation::GenAppKey,
-            },
-        }),
-        join,
-        session: None,
-        versions: None,
     }
 }
