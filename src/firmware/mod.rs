@@ -4,8 +4,13 @@
 
 mod builder;
 mod image;
+mod keys;
 mod mcuboot;
+mod pem;
+mod private_key;
 
 pub use builder::{BuildError, McubootBuilder, ed25519_public_key};
 pub use image::{Container, ImageVersion, ParseVersionError, sha256};
+pub use keys::{KeyError, KeyKind, PublicKey};
 pub use mcuboot::{ImageError, McubootImage, Tlv, TlvKind, image_flags};
+pub use private_key::{Entropy, PrivateKey, RsaPadding};
