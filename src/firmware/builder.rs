@@ -3,9 +3,8 @@
 use ed25519_dalek::{Signer, SigningKey};
 
 use super::image::{ImageVersion, sha256};
-use super::mcuboot::{
-    HEADER_FIELDS, IMAGE_MAGIC, PROTECTED_TLV_MAGIC, TLV_MAGIC, TlvKind, ed25519_spki, image_flags,
-};
+use super::mcuboot::{HEADER_FIELDS, IMAGE_MAGIC, PROTECTED_TLV_MAGIC, TLV_MAGIC, image_flags};
+use super::tlv::TlvKind;
 
 /// A part of the image is too large or too small for its size field.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -103,7 +102,9 @@ impl McubootBuilder {
         let digest = sha256(&image);
         let mut tlvs = vec![(TlvKind::Sha256, digest.to_vec())];
         if let Some(key) = &self.key {
-            let spki = ed25519_spki(key.verifying_key().as_bytes());
+            let spki = super::PrivateKey::from_ed25519_seed(&key.to_bytes())
+                .public()
+                .to_boot_der();
             tlvs.push((TlvKind::KeyHash, sha256(&spki).to_vec()));
             tlvs.push((TlvKind::Ed25519, key.sign(&digest).to_bytes().to_vec()));
         }

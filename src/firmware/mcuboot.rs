@@ -1,14 +1,15 @@
-//! Images of the MCUboot boot loader: header, trailing TLV areas, digest and Ed25519 signature.
+//! Images of the MCUboot boot loader: header, trailing TLV areas, and what may follow them.
 //!
 //! All numbers are little-endian. Layout: header (`hdr_size` bytes, 32 of them defined), body (`img_size`), protected
-//! TLVs if the header announces any, TLVs. Digest and signature cover everything before the unprotected TLVs.
-//! Does not decrypt, decompress or check RSA and ECDSA signatures. Source: MCUboot design document, "Image format".
+//! TLVs if the header announces any, TLVs, padding of the slot. Digest and signature, which `verify` checks, cover
+//! everything before the unprotected TLVs. Does not decrypt or decompress. Source: MCUboot design document, "Image
+//! format"; the numbers are those that its tool, imgtool 2.5.0, writes.
 
 use std::ops::Range;
 
-use ed25519_dalek::{Signature, VerifyingKey};
-
-use super::image::{ImageVersion, sha256};
+use super::image::ImageVersion;
+use super::padding::Padding;
+use super::tlv::TlvKind;
 
 pub(super) const IMAGE_MAGIC: u32 = 0x96f3_b83d;
 pub(super) const TLV_MAGIC: u16 = 0x6907;
@@ -17,13 +18,10 @@ pub(super) const PROTECTED_TLV_MAGIC: u16 = 0x6908;
 /// Bytes of the header that carry fields; `hdr_size` may be larger.
 pub(super) const HEADER_FIELDS: usize = 32;
 
-/// What comes before an Ed25519 key in the SubjectPublicKeyInfo that KEYHASH is taken of (RFC 8410 §4).
-const ED25519_SPKI_PREFIX: [u8; 12] = [
-    0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00,
-];
-
 /// Bits of [`McubootImage::flags`] with a meaning here.
 pub mod image_flags {
+    /// Runs at any address.
+    pub const PIC: u32 = 0x01;
     /// Body encrypted with AES-128.
     pub const ENCRYPTED_AES128: u32 = 0x04;
     /// Body encrypted with AES-256.
@@ -32,6 +30,39 @@ pub mod image_flags {
     pub const NON_BOOTABLE: u32 = 0x10;
     /// To be copied to `load_addr` and run from RAM.
     pub const RAM_LOAD: u32 = 0x20;
+    /// Built for the flash address in `load_addr`.
+    pub const ROM_FIXED: u32 = 0x100;
+    /// Body compressed with LZMA1.
+    pub const COMPRESSED_LZMA1: u32 = 0x200;
+    /// Body compressed with LZMA2.
+    pub const COMPRESSED_LZMA2: u32 = 0x400;
+    /// Body filtered for Arm Thumb code before it was compressed.
+    pub const COMPRESSED_ARM_THUMB: u32 = 0x800;
+
+    /// Bits and their names.
+    const NAMES: [(u32, &str); 9] = [
+        (PIC, "PIC"),
+        (ENCRYPTED_AES128, "ENCRYPTED_AES128"),
+        (ENCRYPTED_AES256, "ENCRYPTED_AES256"),
+        (NON_BOOTABLE, "NON_BOOTABLE"),
+        (RAM_LOAD, "RAM_LOAD"),
+        (ROM_FIXED, "ROM_FIXED"),
+        (COMPRESSED_LZMA1, "COMPRESSED_LZMA1"),
+        (COMPRESSED_LZMA2, "COMPRESSED_LZMA2"),
+        (COMPRESSED_ARM_THUMB, "COMPRESSED_ARM_THUMB"),
+    ];
+
+    /// The names of the bits that are set, as MCUboot has them; a bit without a name as a number.
+    pub fn names(flags: u32) -> Vec<String> {
+        (0..u32::BITS)
+            .map(|bit| 1_u32 << bit)
+            .filter(|bit| flags & bit != 0)
+            .map(|bit| match NAMES.iter().find(|(known, _)| *known == bit) {
+                Some((_, name)) => (*name).to_owned(),
+                None => format!("{bit:#x}"),
+            })
+            .collect()
+    }
 }
 
 /// What is wrong with an image.
@@ -61,12 +92,40 @@ pub enum ImageError {
     /// The image is signed with another key.
     #[error("image is signed with another key")]
     OtherKey,
-    /// The signature is wrong, or the key is not a usable Ed25519 key.
+    /// The signature is wrong, or the key is not a usable one.
     #[error("image signature does not match")]
     Signature,
     /// The digest is over the plain body, which is not there.
     #[error("image is encrypted")]
     Encrypted,
+    /// Written for big-endian machines.
+    #[error("image is big-endian, which is not supported")]
+    BigEndian,
+    /// There is no signature.
+    #[error("image is not signed")]
+    Unsigned,
+    /// There is a signature and no key to check it with.
+    #[error("there is no key to check the signature with")]
+    NoKey,
+    /// The signature is of a kind that does not go with the key it names or with the digest beside it: also ECDSA
+    /// P-384, which is not supported.
+    #[error("signature {0:?} does not fit its key or digest, or is not supported")]
+    SignatureKind(TlvKind),
+    /// A detached signature that none of the keys made over these bytes.
+    #[error("detached signature matches none of the keys")]
+    Detached,
+    /// A TLV that may stand there once stands there twice.
+    #[error("tlv {0:?} is repeated")]
+    Repeated(TlvKind),
+    /// A TLV stands among those that no digest covers, and has to be covered.
+    #[error("tlv {0:?} is not covered by the digest")]
+    Uncovered(TlvKind),
+    /// The value of a TLV has another size than its kind asks for, or means nothing.
+    #[error("value of tlv {0:?} is malformed")]
+    TlvValue(TlvKind),
+    /// From this byte on there is something after the image that is neither padding nor a trailer of the boot loader.
+    #[error("bytes from {0} on follow the image and are not covered by its digest")]
+    TrailingBytes(usize),
 }
 
 /// A checked description of an MCUboot image; the bytes stay with the caller.
@@ -85,8 +144,19 @@ pub struct McubootImage {
     /// All TLVs in order, protected ones first.
     pub tlvs: Vec<Tlv>,
     /// Bytes of header, body and protected TLVs: what digest and signature cover.
-    signed_len: usize,
+    pub(super) signed_len: usize,
     len: usize,
+    /// What follows the image.
+    pub padding: Padding,
+}
+
+/// Another image that has to be there, at this version or later, for the image to be booted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Dependency {
+    /// Number of the image in the boot loader, from 0.
+    pub image_id: u8,
+    /// The oldest version that will do.
+    pub min_version: ImageVersion,
 }
 
 /// One entry of a TLV area.
@@ -100,45 +170,15 @@ pub struct Tlv {
     pub range: Range<usize>,
 }
 
-/// What a TLV holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum TlvKind {
-    /// SHA-256 of the public key (SubjectPublicKeyInfo).
-    KeyHash,
-    /// The public key itself.
-    PubKey,
-    /// SHA-256 of the image.
-    Sha256,
-    /// SHA-384 of the image.
-    Sha384,
-    /// SHA-512 of the image.
-    Sha512,
-    /// RSA-2048 signature.
-    Rsa2048,
-    /// ECDSA signature.
-    Ecdsa,
-    /// RSA-3072 signature.
-    Rsa3072,
-    /// Ed25519 signature.
-    Ed25519,
-    /// The signature is over the image, not its digest.
-    SigPure,
-    /// Versions of other images this one needs.
-    Dependency,
-    /// Security counter against downgrades.
-    SecurityCounter,
-    /// Measured boot record.
-    BootRecord,
-    /// Any other type.
-    Other(u16),
-}
-
 impl McubootImage {
     /// Reads the structure of an image and checks that every size is kept. Checks neither digest nor signature.
-    /// Bytes after the image (slot padding) are allowed; see [`McubootImage::len`].
+    /// Padding after the image is allowed (see [`McubootImage::len`] and [`Padding`]), other bytes are not: they would
+    /// be sent without anybody vouching for them.
     pub fn parse(bytes: &[u8]) -> Result<Self, ImageError> {
-        if u32_at(bytes, 0) != Ok(IMAGE_MAGIC) {
-            return Err(ImageError::Magic);
+        match u32_at(bytes, 0) {
+            Ok(IMAGE_MAGIC) => {}
+            Ok(magic) if magic == IMAGE_MAGIC.swap_bytes() => return Err(ImageError::BigEndian),
+            _ => return Err(ImageError::Magic),
         }
         let header = bytes
             .first_chunk::<HEADER_FIELDS>()
@@ -157,15 +197,11 @@ impl McubootImage {
             hdr_size,
             img_size,
             flags: u32_at(header, 16)?,
-            version: ImageVersion {
-                major: header[20],
-                minor: header[21],
-                revision: u16_at(header, 22)?,
-                build: u32_at(header, 24)?,
-            },
+            version: version_at(header, 20)?,
             tlvs: Vec::new(),
             signed_len: body_end,
             len: body_end,
+            padding: Padding::None,
         };
         let protected_size = u16_at(header, 10)?;
         if protected_size != 0 {
@@ -175,6 +211,8 @@ impl McubootImage {
             }
         }
         image.len = image.parse_area(bytes, image.signed_len, TLV_MAGIC)?;
+        let rest = bytes.get(image.len..).unwrap_or_default();
+        image.padding = Padding::recognise(rest).ok_or(ImageError::TrailingBytes(image.len))?;
         Ok(image)
     }
 
@@ -199,68 +237,48 @@ impl McubootImage {
         bytes.get(tlv.range.clone())
     }
 
+    /// The images this one needs. `bytes` is the image this was parsed from.
+    pub fn dependencies(&self, bytes: &[u8]) -> Result<Vec<Dependency>, ImageError> {
+        let read = |value: &[u8]| {
+            Ok(Dependency {
+                image_id: *value.first().ok_or(ImageError::Truncated)?,
+                min_version: version_at(value, 4)?,
+            })
+        };
+        self.protected(TlvKind::Dependency)
+            .map(|tlv| {
+                sized(bytes, tlv, 12)
+                    .and_then(read)
+                    .map_err(|_| ImageError::TlvValue(tlv.kind))
+            })
+            .collect()
+    }
+
+    /// The security counter: the boot loader refuses images whose counter is below that of the one it runs.
+    /// `bytes` is the image this was parsed from.
+    pub fn security_counter(&self, bytes: &[u8]) -> Result<Option<u32>, ImageError> {
+        let mut found = self.protected(TlvKind::SecurityCounter);
+        let Some(tlv) = found.next() else {
+            return Ok(None);
+        };
+        if found.next().is_some() {
+            return Err(ImageError::Repeated(tlv.kind));
+        }
+        sized(bytes, tlv, 4)
+            .and_then(|value| u32_at(value, 0))
+            .map(Some)
+            .map_err(|_| ImageError::TlvValue(tlv.kind))
+    }
+
     /// Whether the body is encrypted: then neither digest nor signature can be checked here.
     pub fn is_encrypted(&self) -> bool {
         self.flags & (image_flags::ENCRYPTED_AES128 | image_flags::ENCRYPTED_AES256) != 0
     }
 
-    /// Checks that `bytes`, the image this was parsed from, has the SHA-256 digest it states.
-    pub fn verify_sha256(&self, bytes: &[u8]) -> Result<(), ImageError> {
-        self.digest(bytes).map(|_| ())
-    }
-
-    /// Checks digest and Ed25519 signature of `bytes`, the image this was parsed from, against a raw public key.
-    ///
-    /// As in the boot loader, a KEYHASH or PUBKEY before the signature must name the key; the signature is over the
-    /// SHA-256 digest. The "pure" variant (signature over the image) is not supported and refused.
-    pub fn verify_ed25519(&self, bytes: &[u8], public_key: &[u8; 32]) -> Result<(), ImageError> {
-        let digest = self.digest(bytes)?;
-        let spki = ed25519_spki(public_key);
-        let key_hash = sha256(&spki);
-        let key = VerifyingKey::from_bytes(public_key).map_err(|_| ImageError::Signature)?;
-        let mut named = false;
-        let mut outcome = Err(ImageError::Absent(TlvKind::Ed25519));
-        for tlv in self.tlvs.iter().filter(|tlv| !tlv.protected) {
-            let value = bytes.get(tlv.range.clone()).ok_or(ImageError::Truncated)?;
-            match tlv.kind {
-                TlvKind::KeyHash => named = value == key_hash,
-                TlvKind::PubKey => named = value == spki,
-                TlvKind::Ed25519 if named => {
-                    let signature =
-                        Signature::from_slice(value).map_err(|_| ImageError::Signature)?;
-                    return key
-                        .verify_strict(&digest, &signature)
-                        .map_err(|_| ImageError::Signature);
-                }
-                TlvKind::Ed25519 => outcome = Err(ImageError::OtherKey),
-                _ => {}
-            }
-        }
-        outcome
-    }
-
-    /// The digest of `bytes`, once every SHA256 TLV (at least one) agrees with it.
-    fn digest(&self, bytes: &[u8]) -> Result<[u8; 32], ImageError> {
-        if self.is_encrypted() {
-            return Err(ImageError::Encrypted);
-        }
-        let digest = sha256(bytes.get(..self.signed_len).ok_or(ImageError::Truncated)?);
-        let mut found = false;
-        for tlv in self
-            .tlvs
+    fn protected(&self, kind: TlvKind) -> impl Iterator<Item = &Tlv> {
+        self.tlvs
             .iter()
-            .filter(|tlv| tlv.kind == TlvKind::Sha256 && !tlv.protected)
-        {
-            if bytes.get(tlv.range.clone()) != Some(&digest) {
-                return Err(ImageError::Digest);
-            }
-            found = true;
-        }
-        if found {
-            Ok(digest)
-        } else {
-            Err(ImageError::Absent(TlvKind::Sha256))
-        }
+            .filter(move |tlv| tlv.protected && tlv.kind == kind)
     }
 
     /// Reads the TLV area at `start`; returns where it ends. Entries fill it exactly.
@@ -292,48 +310,25 @@ impl McubootImage {
     }
 }
 
-/// Number and name of every kind; the one place that knows them.
-const TLV_KINDS: [(u16, TlvKind); 13] = [
-    (0x01, TlvKind::KeyHash),
-    (0x02, TlvKind::PubKey),
-    (0x10, TlvKind::Sha256),
-    (0x11, TlvKind::Sha384),
-    (0x12, TlvKind::Sha512),
-    (0x20, TlvKind::Rsa2048),
-    (0x22, TlvKind::Ecdsa),
-    (0x23, TlvKind::Rsa3072),
-    (0x24, TlvKind::Ed25519),
-    (0x25, TlvKind::SigPure),
-    (0x40, TlvKind::Dependency),
-    (0x50, TlvKind::SecurityCounter),
-    (0x60, TlvKind::BootRecord),
-];
-
-impl From<u16> for TlvKind {
-    fn from(number: u16) -> Self {
-        let known = TLV_KINDS.iter().find(|(known, _)| *known == number);
-        known.map_or(Self::Other(number), |(_, kind)| *kind)
+/// The value of a TLV that has to have so many bytes.
+fn sized<'a>(bytes: &'a [u8], tlv: &Tlv, len: usize) -> Result<&'a [u8], ImageError> {
+    let value = bytes.get(tlv.range.clone()).ok_or(ImageError::Truncated)?;
+    if value.len() == len {
+        Ok(value)
+    } else {
+        Err(ImageError::TlvValue(tlv.kind))
     }
 }
 
-impl From<TlvKind> for u16 {
-    fn from(kind: TlvKind) -> Self {
-        if let TlvKind::Other(number) = kind {
-            return number;
-        }
-        TLV_KINDS
-            .iter()
-            .find(|(_, known)| *known == kind)
-            .map_or(0, |(number, _)| *number)
-    }
-}
-
-/// The SubjectPublicKeyInfo of a raw Ed25519 key.
-pub(super) fn ed25519_spki(public_key: &[u8; 32]) -> [u8; 44] {
-    let mut spki = [0; 44];
-    spki[..12].copy_from_slice(&ED25519_SPKI_PREFIX);
-    spki[12..].copy_from_slice(public_key);
-    spki
+/// The eight bytes of a version.
+fn version_at(bytes: &[u8], at: usize) -> Result<ImageVersion, ImageError> {
+    let byte = |at: usize| bytes.get(at).copied().ok_or(ImageError::Truncated);
+    Ok(ImageVersion {
+        major: byte(at)?,
+        minor: byte(at + 1)?,
+        revision: u16_at(bytes, at + 2)?,
+        build: u32_at(bytes, at + 4)?,
+    })
 }
 
 fn u16_at(bytes: &[u8], at: usize) -> Result<u16, ImageError> {
@@ -465,16 +460,9 @@ mod tests {
             McubootImage::parse(&bytes).unwrap().verify_sha256(&bytes),
             Ok(())
         );
-        assert_eq!(check(&bytes), Err(ImageError::Absent(TlvKind::Ed25519)));
+        assert_eq!(check(&bytes), Err(ImageError::Unsigned));
         bytes[16] |= 0x04;
         assert_eq!(check(&bytes), Err(ImageError::Encrypted));
-    }
-
-    #[test]
-    fn kinds_and_numbers_agree() {
-        for number in 0..=u16::MAX {
-            assert_eq!(u16::from(TlvKind::from(number)), number);
-        }
     }
 
     proptest! {
