@@ -61,19 +61,15 @@ impl Padding {
         confirmed.then_some(Self::ConfirmedTrailer)
     }
 
-    /// Fills `image` with 0xff up to the end of its slot and puts the trailer there. `align`: the largest write of the
-    /// flash, 1 to 8 bytes. Nothing if the image and all that the boot loader writes there do not fit.
-    pub(super) fn append(image: &mut Vec<u8>, slot_size: usize, align: u8) -> Option<()> {
-        if image.len().checked_add(trailer_size(align))? > slot_size {
-            return None;
-        }
-        image.resize(slot_size - MAGIC.len(), 0xff);
+    /// Fills `image` with 0xff up to the end of its slot, in which it fits with its trailer, and puts the magic there.
+    pub(super) fn append(image: &mut Vec<u8>, slot_size: usize) {
+        image.resize(slot_size.saturating_sub(MAGIC.len()).max(image.len()), 0xff);
         image.extend(MAGIC);
-        Some(())
     }
 }
 
-/// Bytes at the end of a slot that the boot loader needs while it swaps images.
+/// Bytes at the end of a slot that the boot loader needs while it swaps images; `align` is the largest write of the
+/// flash, 1 to 8 bytes.
 pub(super) fn trailer_size(align: u8) -> usize {
     const ALIGN: usize = 8;
     SECTORS * 3 * usize::from(align) + 4 * ALIGN + MAGIC.len()
@@ -117,15 +113,5 @@ mod tests {
         ] {
             assert_eq!(Padding::recognise(&rest), padding, "{rest:02x?}");
         }
-    }
-
-    #[test]
-    fn a_slot_is_filled_if_there_is_room_for_the_trailer() {
-        let mut image = vec![1; 100];
-        assert_eq!(trailer_size(4), 1584);
-        assert_eq!(Padding::append(&mut image, 1683, 4), None);
-        assert_eq!(Padding::append(&mut image, 1684, 4), Some(()));
-        assert_eq!(image.len(), 1684);
-        assert_eq!(Padding::recognise(&image[100..]), Some(Padding::Trailer));
     }
 }

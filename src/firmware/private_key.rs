@@ -20,6 +20,7 @@ use super::keys::{
     unsigned_bits,
 };
 use super::pem;
+use super::tlv::TlvKind;
 
 /// What comes before the 32 bytes of an Ed25519 seed in PKCS#8 (RFC 8410 §7).
 const ED25519_PKCS8_PREFIX: [u8; 16] = [
@@ -163,6 +164,22 @@ impl PrivateKey {
                 signature.map_err(|_| KeyError::Malformed)
             }
         }
+    }
+
+    /// A signature as MCUboot wants it, and the TLV it goes to: Ed25519 over the digest, the others over the image.
+    pub(super) fn sign_image(
+        &self,
+        image: &[u8],
+        digest: &[u8; 32],
+        entropy: Entropy<'_>,
+    ) -> Result<(TlvKind, Vec<u8>), KeyError> {
+        let (kind, message) = match self.public().kind() {
+            KeyKind::Ed25519 => (TlvKind::Ed25519, &digest[..]),
+            KeyKind::EcdsaP256 => (TlvKind::Ecdsa, image),
+            KeyKind::Rsa2048 => (TlvKind::Rsa2048, image),
+            KeyKind::Rsa3072 => (TlvKind::Rsa3072, image),
+        };
+        Ok((kind, self.sign_detached(message, RsaPadding::Pss, entropy)?))
     }
 
     fn generate_p256(entropy: Entropy<'_>) -> Result<Self, KeyError> {

@@ -1,7 +1,7 @@
 //! Digest and signature of an MCUboot image.
 //!
-//! As strict as the boot loader and in one respect more: the TLVs that no digest covers hold nothing but one digest, one
-//! name of a key and one signature, so no byte of an accepted image can be changed without being noticed.
+//! As strict as the boot loader and in one respect more: the TLVs that no digest covers hold nothing but one digest,
+//! one name of a key and one signature, so no byte of an accepted image can be changed without being noticed.
 
 use sha2::{Digest, Sha384, Sha512};
 
@@ -38,15 +38,15 @@ impl McubootImage {
         }
     }
 
-    /// Checks digest and signature of `bytes`, the image this was parsed from; returns the id of the key that signed it.
-    /// Dependencies and security counter are well-formed afterwards.
+    /// Checks digest and signature of `bytes`, the image this was parsed from; returns the id of the key that signed
+    /// it. Dependencies and security counter are well-formed afterwards.
     ///
     /// Signatures are those that imgtool makes: RSA-2048 and RSA-3072 PSS and ECDSA P-256 over an image with a SHA-256
     /// digest; Ed25519 over the digest (SHA-256 or SHA-512), or over the image ("pure").
     ///
     /// # Errors
-    /// Digest, signature or structure are not right; none of `keys` is the one the image names; there is no signature, or
-    /// there are no keys.
+    /// Digest, signature or structure are not right; none of `keys` is the one the image names; there is no signature,
+    /// or there are no keys.
     pub fn verify(&self, bytes: &[u8], keys: &[PublicKey]) -> Result<[u8; 32], ImageError> {
         let (closing, digest) = self.checked(bytes)?;
         self.dependencies(bytes)?;
@@ -259,11 +259,16 @@ mod tests {
         }
     }
 
+    /// Every bit, but of RSA signatures every seventh: that meets each position in a byte, and takes seconds.
     #[test]
     fn no_bit_of_an_image_may_change() {
         for (name, image, pem) in SIGNED {
             let keys = [key(pem)];
-            for bit in 0..image.len() * 8 {
+            let parsed = McubootImage::parse(image).unwrap();
+            let long = parsed.tlvs.iter().find(|tlv| tlv.range.len() >= 256);
+            let rsa = long.map_or(0..0, |tlv| tlv.range.clone());
+            for bit in (0..image.len() * 8).filter(|bit| !rsa.contains(&(bit / 8)) || bit % 7 == 0)
+            {
                 let mut flipped = image.to_vec();
                 flipped[bit / 8] ^= 1 << (bit % 8);
                 assert!(check(&flipped, &keys).is_err(), "{name}: bit {bit}");
