@@ -11,7 +11,7 @@ use super::moment::{distance_text, now, time_json, time_text};
 use super::names::{enum_parser, id, pairs_text, parse_pair, resource, word, word_json};
 use super::output::{Failure, counted, fields, table};
 use super::settings::read_bytes;
-use super::{Context, Outcome};
+use super::{Context, Outcome, delta};
 use crate::proto::v1;
 
 /// Bytes of an image per message.
@@ -45,6 +45,17 @@ pub enum ImageCommand {
         /// SHA-256 or its beginning
         image: String,
     },
+    /// Make a delta: what turns one image into another, in few bytes
+    ///
+    /// Works on files, without a server. The delta is applied before it is written.
+    #[command(
+        after_help = "Example:\n  fuota image delta app-1.2.0.bin app-1.3.0.bin -o app-1.2.0-1.3.0.delta"
+    )]
+    Delta(delta::DeltaArgs),
+    /// Apply a delta, as a device does
+    ///
+    /// Works on files, without a server.
+    ApplyDelta(delta::ApplyArgs),
 }
 
 /// Arguments of `fuota image upload`.
@@ -137,6 +148,8 @@ pub(super) async fn run(command: ImageCommand, context: &mut Context) -> Result<
                 .output
                 .show(|| json!({}), || format!("{name} deleted"))?;
         }
+        ImageCommand::Delta(args) => return delta::make(&args, context),
+        ImageCommand::ApplyDelta(args) => return delta::apply(&args, context),
     }
     Ok(Outcome::Done)
 }

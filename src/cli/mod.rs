@@ -1,6 +1,6 @@
 //! The command line: a client of the gRPC API, with tables for people and JSON for programs.
 //!
-//! It knows the API as it is generated and nothing else of this crate. Each file holds one resource:
+//! It knows the API as it is generated and, for what needs no server, `firmware`; nothing else of this crate. Each file holds one resource:
 //! its arguments, its calls, and how it is printed. Secrets go in by file, standard input or
 //! environment, and never come out.
 //!
@@ -8,6 +8,7 @@
 //! of a batch were refused); 2 wrong usage; 3 the server refused; 4 the server cannot be reached.
 
 mod connection;
+mod delta;
 mod device;
 mod gateway;
 mod group;

@@ -3,6 +3,7 @@
 //! Looks at bytes only; storing images and deciding whom to trust is done elsewhere.
 
 mod builder;
+pub mod delta;
 mod image;
 mod keys;
 mod mcuboot;

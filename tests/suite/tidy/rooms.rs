@@ -24,7 +24,7 @@ const TABLE: &str = "
     proto                      EDGE  ->
     api                        EDGE  -> time lorawan firmware record task store runtime proto
     web                        EDGE  -> time lorawan firmware record task store runtime
-    cli                        EDGE  -> proto
+    cli                        EDGE  -> firmware proto
     serve                      EDGE  -> time lorawan record campaign network network/native network/native/udp store
                                         runtime api web
     main                       EDGE  -> runtime serve cli
