@@ -16,9 +16,10 @@ use lorawan_fuota::lorawan::{
 };
 use lorawan_fuota::record::{
     AfterReboot, DecoderLimits, DeviceClass, DeviceKeys, DeviceProfile, DeviceSettings, FCntReset,
-    FragAlgo, GatewaySettings, Image, ImageContainer, JoinState, LorawanVersion, MulticastKeys,
-    Package, Packages, RebootMode, Sha256, StatusInterpretation, SuccessCriterion, Task,
-    TaskCounters, TaskDevice, TaskId, TaskOptions, TaskState, TenantId, UplinkField, VersionSource,
+    FragAlgo, GatewaySettings, Image, ImageContainer, ImageFacts, JoinState, LorawanVersion,
+    MulticastKeys, Package, Packages, RebootMode, Release, ReleaseState, Sha256,
+    StatusInterpretation, SuccessCriterion, Task, TaskCounters, TaskDevice, TaskId, TaskOptions,
+    TaskState, TenantId, UplinkField, VersionSource,
 };
 use lorawan_fuota::runtime::{Command, NewDevice};
 use lorawan_fuota::time::Timestamp;
@@ -440,6 +441,8 @@ pub(crate) fn profile(
         created_at: Timestamp::default(),
         updated_at: Timestamp::default(),
         application_reboot: None,
+        components: Vec::new(),
+        descriptor: Default::default(),
     }
 }
 
@@ -504,6 +507,11 @@ pub(crate) fn image(options: &CheckOptions, fleet: &Fleet, start: Timestamp) -> 
         version_text: NEW_VERSION.to_string(),
         annotations: BTreeMap::new(),
         created_at: start,
+        facts: ImageFacts::default(),
+        release: Release {
+            state: ReleaseState::Active,
+            ..Release::default()
+        },
     };
     (image, data.into())
 }
@@ -529,6 +537,7 @@ pub(crate) fn task(options: &CheckOptions, image: &Image, start: Timestamp) -> T
                 _ => FragAlgo::ReedSolomon,
             },
             class: Some(options.class),
+            skip_unfit: true,
             ..TaskOptions::default()
         },
         state: TaskState::Draft,
@@ -552,6 +561,7 @@ pub(crate) fn task(options: &CheckOptions, image: &Image, start: Timestamp) -> T
         held: None,
         resumed_at: None,
         waiting: None,
+        deltas: vec![],
         rules: Default::default(),
     }
 }

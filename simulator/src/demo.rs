@@ -189,6 +189,9 @@ async fn enter(
         records.extend(fleet.device_records(stack, &profile));
     }
     let devices = operator.create_devices(records).await?;
+    operator
+        .trust("README demo", crate::fleet::MODEL, fleet.public_key_pem())
+        .await?;
     let uploaded = operator.upload(&fleet.image_metadata(), image).await?;
     say(&format!(
         "image     {} bytes, signed, version {} -> {}",

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use lorawan_fuota::firmware::{ImageVersion, McubootBuilder};
+use lorawan_fuota::firmware::{ImageVersion, McubootBuilder, PrivateKey};
 use lorawan_fuota::lorawan::PackageVersion;
 use lorawan_fuota::lorawan::identifiers::{DevEui, GatewayEui, JoinEui};
 use lorawan_fuota::lorawan::keys::Key128;
@@ -301,9 +301,15 @@ impl Fleet {
             .collect()
     }
 
+    /// The key a server has to trust to take the image, in PEM.
+    pub fn public_key_pem(&self) -> String {
+        public_key_pem(&self.signing_seed)
+    }
+
     /// What an operator says of the image.
     pub fn image_metadata(&self) -> v1::ImageMetadata {
         v1::ImageMetadata {
+            activate: true,
             file_name: "firmware.signed.bin".to_owned(),
             model: MODEL.to_owned(),
             target_version: Some(NEW_VERSION.to_ts006()),
@@ -311,6 +317,13 @@ impl Fleet {
             ..v1::ImageMetadata::default()
         }
     }
+}
+
+/// The public half of a signing key that is given by its 32-byte seed, in PEM.
+pub fn public_key_pem(signing_seed: &[u8; 32]) -> String {
+    PrivateKey::from_ed25519_seed(signing_seed)
+        .public()
+        .to_pem()
 }
 
 /// A duration as the API has it.

@@ -197,6 +197,7 @@ fn forecast(world: &World, task: &Task, image: &Image, now: Timestamp) -> Result
         now,
         task,
         image,
+        deltas: &[],
         devices: fleet.iter().collect(),
         groups: &[],
         gateways: &gateways,

@@ -138,6 +138,7 @@ fn description(fleet: &Fleet, image: &std::path::Path) -> Value {
         "profiles": profiles,
         "devices": fleet.devices.iter().zip(&fleet.stacks).map(device).collect::<Vec<_>>(),
         "image_path": image,
+        "public_key_pem": fleet.public_key_pem(),
         "target_version": NEW_VERSION.to_ts006(),
     })
 }

@@ -13,18 +13,20 @@ use lorawan_fuota::proto::v1::device_service_client::DeviceServiceClient;
 use lorawan_fuota::proto::v1::gateway_service_client::GatewayServiceClient;
 use lorawan_fuota::proto::v1::image_service_client::ImageServiceClient;
 use lorawan_fuota::proto::v1::task_service_client::TaskServiceClient;
+use lorawan_fuota::proto::v1::trust_service_client::TrustServiceClient;
 use lorawan_fuota::proto::v1::{
     BatchCreateDevicesRequest, CreateDeviceProfileRequest, CreateDeviceRequest,
     CreateGatewayRequest, CreateTaskRequest, DeviceProfile, DistributionSession, EndDevice,
-    FuotaTask, Gateway, GetTaskRequest, Image, ImageMetadata, ListDistributionSessionsRequest,
-    StartTaskRequest, TaskDevice, TaskState, UploadImageRequest, WatchTaskRequest,
-    batch_create_devices_result, upload_image_request, watch_task_response,
+    FuotaTask, Gateway, GetTaskRequest, Image, ImageMetadata, ImportTrustedKeyRequest,
+    ListDistributionSessionsRequest, StartTaskRequest, TaskDevice, TaskState, TrustedKey,
+    UploadImageRequest, WatchTaskRequest, batch_create_devices_result, upload_image_request,
+    watch_task_response,
 };
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Code, Request, Status};
+use tonic::{Code, Request, Response, Status};
 
 /// Bytes of an image per message.
 const CHUNK: usize = 64 * 1024;
@@ -178,6 +180,31 @@ impl Operator {
         names.collect()
     }
 
+    /// Has the server trust a public key, in PEM, for images of a model; one it trusts already is fine.
+    ///
+    /// # Errors
+    /// The server refuses it.
+    pub async fn trust(&self, name: &str, model: &str, public_key_pem: String) -> Result<()> {
+        let request = ImportTrustedKeyRequest {
+            trusted_key: Some(TrustedKey {
+                display_name: name.to_owned(),
+                model: model.to_owned(),
+                public_key_pem,
+                ..TrustedKey::default()
+            }),
+            request_id: self.request_id("trust"),
+        };
+        retry(async || {
+            let mut client = TrustServiceClient::new(self.channel.clone());
+            match client.import_trusted_key(request.clone()).await {
+                Err(status) if status.code() == Code::AlreadyExists => Ok(Response::new(())),
+                imported => imported.map(|_| Response::new(())),
+            }
+        })
+        .await
+        .context("trusted key")
+    }
+
     /// Uploads an image.
     ///
     /// # Errors
@@ -324,7 +351,7 @@ impl Operator {
 }
 
 /// Repeats a call while the server is away.
-async fn retry<T>(call: impl AsyncFn() -> Result<tonic::Response<T>, Status>) -> Result<T> {
+async fn retry<T>(call: impl AsyncFn() -> Result<Response<T>, Status>) -> Result<T> {
     for _ in 0..RETRIES {
         match call().await {
             Ok(response) => return Ok(response.into_inner()),

@@ -297,8 +297,11 @@ impl Order<'_> {
             model: MODEL.to_owned(),
             target_version: Some(image.target_version),
             version: image.version_text.clone(),
+            activate: true,
             ..v1::ImageMetadata::default()
         };
+        let key = crate::fleet::public_key_pem(&site.signing_seed);
+        self.operator.trust("scenario", MODEL, key).await?;
         let uploaded = self.operator.upload(&metadata, &data).await?;
         joined(scenario, site, view).await?;
         let begun = self.clock.now();

@@ -126,6 +126,7 @@ impl Scene {
         self.world.command(&Command::StartTask {
             task: Box::new(task.clone()),
             image,
+            deltas: vec![],
             devices,
             groups: vec![],
         })
@@ -140,6 +141,7 @@ impl Scene {
         self.world.command(&Command::QueueTask {
             task: Box::new(task.clone()),
             image,
+            deltas: vec![],
             devices,
             groups: vec![],
         })
@@ -178,6 +180,7 @@ impl Scene {
         self.world.command(&Command::StartTask {
             task: Box::new(task.clone()),
             image: (image, data),
+            deltas: vec![],
             devices: self.fleet.devices.iter().map(|d| d.dev_eui).collect(),
             groups: vec![],
         })?;

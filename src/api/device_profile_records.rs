@@ -14,7 +14,7 @@ use crate::time::Timestamp;
 use super::errors::ApiError;
 use super::fields::{Fields, show_length, show_moment, tenant};
 use super::mask::Mask;
-use super::{names, regions};
+use super::{device_parts, names, regions};
 
 pub(super) fn merge(
     mut into: v1::DeviceProfile,
@@ -39,7 +39,9 @@ pub(super) fn merge(
         uplink_interval,
         after_reboot,
         version_source,
-        application_reboot
+        application_reboot,
+        components,
+        descriptor_rule
     );
     if mask.has("multicast_root_key") {
         into.multicast_root_key = new.multicast_root_key;
@@ -101,6 +103,8 @@ pub(super) fn read(
             payload: given.payload.to_vec(),
         })
     });
+    let components = device_parts::read_components(&mut fields, &given.components);
+    let descriptor = device_parts::read_rule(&mut fields, given.descriptor_rule.as_ref());
     let whole = (version.zip(region)).zip(limits.zip(interpretation));
     let ((lorawan_version, region), (limits, status_interpretation)) = fields.finish_with(whole)?;
     Ok(DeviceProfile {
@@ -121,6 +125,8 @@ pub(super) fn read(
         created_at,
         updated_at,
         application_reboot,
+        components,
+        descriptor,
     })
 }
 
@@ -410,6 +416,12 @@ pub(super) fn show(profile: &DeviceProfile) -> v1::DeviceProfile {
                 payload: downlink.payload.clone().into(),
             }
         }),
+        components: profile
+            .components
+            .iter()
+            .map(device_parts::show_component)
+            .collect(),
+        descriptor_rule: Some(device_parts::show_rule(profile.descriptor)),
         after_reboot: Some(v1::AfterReboot {
             rejoins: profile.after_reboot.rejoins,
             f_cnt_reset: match profile.after_reboot.f_cnt_reset {

@@ -22,7 +22,7 @@ const FILTER: [(&str, Kind); 2] = [
     ("lorawan_version", Kind::Word(is_version_word)),
 ];
 
-const WRITABLE: [&str; 16] = [
+const WRITABLE: [&str; 18] = [
     "display_name",
     "lorawan_version",
     "region",
@@ -39,6 +39,8 @@ const WRITABLE: [&str; 16] = [
     "after_reboot",
     "version_source",
     "application_reboot",
+    "components",
+    "descriptor_rule",
 ];
 
 #[tonic::async_trait]

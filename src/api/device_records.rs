@@ -381,6 +381,17 @@ pub(super) fn show_device(known: &Known<'_>) -> v1::EndDevice {
             .unwrap_or_default(),
         create_time: Some(show_moment(settings.created_at)),
         update_time: Some(show_moment(settings.updated_at)),
+        version_history: status
+            .version_history
+            .iter()
+            .map(|change| v1::VersionChange {
+                component: change.component.clone(),
+                version: change.version,
+                since_time: Some(show_moment(change.since)),
+                evidence: show_evidence(change.evidence).into(),
+            })
+            .collect(),
+        security_counters: status.security_counters.clone(),
     }
 }
 

@@ -1,20 +1,22 @@
 //! Image service: uploads are checked while they come in and stored only when everything is right.
 
+use std::pin::Pin;
 use std::sync::Arc;
 
 use prost::bytes::Bytes;
-use tokio_stream::StreamExt;
+use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::firmware::{self, Container, ImageError};
+use crate::firmware;
 use crate::proto::v1;
-use crate::record::{Change, Image, ImageContainer, Sha256};
+use crate::record::{Change, Image, Sha256};
 use crate::store::{Catalog, Page, TaskFilter};
 
 use super::errors::{ApiError, check_size};
-use super::fields::{Fields, show_moment, tenant};
+use super::fields::{Fields, tenant};
 use super::filter::Kind;
 use super::idempotency::first_or_return;
+use super::image_records::{self, container_word, release_word, show};
 use super::page::PageRequest;
 use super::{Api, answer, carry_out, names};
 
@@ -23,11 +25,13 @@ const LARGEST_IMAGE: usize = 4 << 20;
 /// Largest chunk, bytes.
 const LARGEST_CHUNK: usize = 1 << 20;
 
-const FILTER: [(&str, Kind); 5] = [
+const FILTER: [(&str, Kind); 7] = [
     ("model", Kind::Text),
     ("component", Kind::Text),
     ("target_version", Kind::Number),
     ("version", Kind::Text),
+    ("container", Kind::Word(image_records::is_container)),
+    ("release_state", Kind::Word(image_records::is_release_state)),
     ("annotations", Kind::Map),
 ];
 
@@ -54,6 +58,48 @@ impl<S: Catalog> v1::image_service_server::ImageService for Api<S> {
         request: Request<v1::ListImagesRequest>,
     ) -> Result<Response<v1::ListImagesResponse>, Status> {
         answer(self.page_of_images(request.get_ref()).await)
+    }
+
+    async fn update_image(
+        &self,
+        request: Request<v1::UpdateImageRequest>,
+    ) -> Result<Response<v1::Image>, Status> {
+        let api = self.clone();
+        carry_out(async move { api.change_release(request.into_inner()).await }).await
+    }
+
+    async fn activate_image(
+        &self,
+        request: Request<v1::ActivateImageRequest>,
+    ) -> Result<Response<v1::Image>, Status> {
+        let api = self.clone();
+        carry_out(async move { api.activate(request.into_inner()).await }).await
+    }
+
+    async fn withdraw_image(
+        &self,
+        request: Request<v1::WithdrawImageRequest>,
+    ) -> Result<Response<v1::WithdrawImageResponse>, Status> {
+        let api = self.clone();
+        carry_out(async move { api.withdraw(request.into_inner()).await }).await
+    }
+
+    async fn create_delta(
+        &self,
+        request: Request<v1::CreateDeltaRequest>,
+    ) -> Result<Response<v1::Image>, Status> {
+        let api = self.clone();
+        carry_out(async move { api.make_delta(request.into_inner()).await }).await
+    }
+
+    type DownloadImageStream =
+        Pin<Box<dyn Stream<Item = Result<v1::DownloadImageResponse, Status>> + Send>>;
+
+    async fn download_image(
+        &self,
+        request: Request<v1::DownloadImageRequest>,
+    ) -> Result<Response<Self::DownloadImageStream>, Status> {
+        answer(self.download(&request.get_ref().name).await)
     }
 
     async fn delete_image(
@@ -121,12 +167,14 @@ impl<S: Catalog> Api<S> {
         let sha256 = Sha256(firmware::sha256(&bytes));
         let call = self.once("UploadImage", &metadata, &sha256.0).await?;
         let ticket = first_or_return!(call);
-        let image = read(&metadata, sha256, &bytes, self.now())?;
+        let keys = self.keys_in_use().await?;
+        let image = image_records::read(&metadata, sha256, &bytes, &keys, self.now())?;
         if let Some(known) = self.store().image(&tenant(), sha256).await? {
             let same = known.container == image.container
                 && known.model == image.model
                 && known.component == image.component
-                && known.target_version == image.target_version;
+                && known.target_version == image.target_version
+                && known.facts.source_versions == image.facts.source_versions;
             if !same {
                 return Err(ApiError::AlreadyExists {
                     resource: names::name("images", sha256),
@@ -148,10 +196,20 @@ impl<S: Catalog> Api<S> {
     }
 
     /// The image of that name.
-    async fn find_image(&self, name: &str) -> Result<Image, ApiError> {
+    pub(super) async fn find_image(&self, name: &str) -> Result<Image, ApiError> {
         let sha256 = names::required("name", "images/{sha256}", name, names::image)?;
+        self.image(sha256).await
+    }
+
+    pub(super) async fn image(&self, sha256: Sha256) -> Result<Image, ApiError> {
         let image = self.store().image(&tenant(), sha256).await?;
         image.ok_or_else(|| ApiError::NotFound(names::name("images", sha256)))
+    }
+
+    /// The bytes of an image that is there.
+    pub(super) async fn bytes_of(&self, sha256: Sha256) -> Result<Arc<[u8]>, ApiError> {
+        let bytes = self.store().image_bytes(&tenant(), sha256).await?;
+        bytes.ok_or_else(|| ApiError::NotFound(names::name("images", sha256)))
     }
 
     async fn page_of_images(
@@ -174,6 +232,8 @@ impl<S: Catalog> Api<S> {
                 "component" => Some(image.component.clone()),
                 "target_version" => Some(image.target_version.to_string()),
                 "version" => Some(image.version_text.clone()),
+                "container" => Some(container_word(image.container)),
+                "release_state" => Some(release_word(image.release.state)),
                 _ => image
                     .annotations
                     .get(field.strip_prefix("annotations.")?)
@@ -196,10 +256,7 @@ impl<S: Catalog> Api<S> {
         let _desk = self.desk().await;
         let ticket = first_or_return!(self.once("DeleteImage", &request, &[]).await?);
         let image = self.find_image(&request.name).await?;
-        let filter = TaskFilter {
-            image: Some(image.sha256),
-            ..TaskFilter::default()
-        };
+        let filter = TaskFilter::of_image(image.sha256);
         let one = Page {
             size: 1,
             after: None,
@@ -212,108 +269,5 @@ impl<S: Catalog> Api<S> {
         let mut changes = vec![Change::DeleteImage(tenant(), image.sha256)];
         changes.extend(ticket.answered(&()));
         self.commit(changes).await
-    }
-}
-
-/// The image that metadata and bytes make, once all of it is right.
-fn read(
-    metadata: &v1::ImageMetadata,
-    sha256: Sha256,
-    bytes: &[u8],
-    now: crate::time::Timestamp,
-) -> Result<Image, ApiError> {
-    let mut fields = Fields::of("metadata");
-    fields.text("file_name", &metadata.file_name, 255);
-    fields.text("model", &metadata.model, 63);
-    fields.text("version", &metadata.version, 63);
-    if !metadata.component.is_empty() && !names::is_mark_key(&metadata.component) {
-        fields.bad("component", "not 1 to 63 characters of [A-Za-z0-9_-]");
-    }
-    fields.marks("annotations", &metadata.annotations, 1023);
-    if !metadata.expected_sha256.is_empty() {
-        match names::sha256(&metadata.expected_sha256) {
-            None => fields.bad("expected_sha256", "not 64 hex digits"),
-            Some(expected) if expected != sha256 => {
-                fields.bad("expected_sha256", format!("the bytes have {sha256}"));
-            }
-            Some(_) => {}
-        }
-    }
-    let version = match v1::ImageContainer::try_from(metadata.container) {
-        Ok(v1::ImageContainer::Unspecified | v1::ImageContainer::Raw) => None,
-        Ok(v1::ImageContainer::Mcuboot) => match check_mcuboot(bytes) {
-            Ok(version) => Some(version),
-            Err(error) => {
-                fields.bad_in_request("chunk", format!("no MCUboot image: {error}"));
-                None
-            }
-        },
-        Err(_) => {
-            fields.bad("container", "a value this server does not know");
-            None
-        }
-    };
-    fields.finish()?;
-    let written = version.map(|version| version.to_string());
-    Ok(Image {
-        tenant: tenant(),
-        sha256,
-        size_bytes: u32::try_from(bytes.len()).unwrap_or(u32::MAX),
-        container: match version {
-            Some(_) => ImageContainer::Mcuboot,
-            None => ImageContainer::Raw,
-        },
-        file_name: metadata.file_name.clone(),
-        model: metadata.model.clone(),
-        component: if metadata.component.is_empty() {
-            "main".to_owned()
-        } else {
-            metadata.component.clone()
-        },
-        target_version: metadata
-            .target_version
-            .or_else(|| version.map(firmware::ImageVersion::to_ts006))
-            .unwrap_or(0),
-        version_text: if metadata.version.is_empty() {
-            written.unwrap_or_default()
-        } else {
-            metadata.version.clone()
-        },
-        annotations: metadata.annotations.clone(),
-        created_at: now,
-    })
-}
-
-/// Checks structure and SHA-256 of an MCUboot image; its version. The digest of an encrypted image cannot be
-/// checked here.
-fn check_mcuboot(bytes: &[u8]) -> Result<firmware::ImageVersion, ImageError> {
-    match Container::recognise(bytes)? {
-        Container::Raw => Err(ImageError::Magic),
-        Container::Mcuboot(image) => {
-            if !image.is_encrypted() {
-                image.verify_sha256(bytes)?;
-            }
-            Ok(image.version)
-        }
-    }
-}
-
-fn show(image: Image) -> v1::Image {
-    v1::Image {
-        name: names::name("images", image.sha256),
-        sha256: image.sha256.to_string(),
-        size_bytes: image.size_bytes.into(),
-        container: match image.container {
-            ImageContainer::Raw => v1::ImageContainer::Raw,
-            ImageContainer::Mcuboot => v1::ImageContainer::Mcuboot,
-        }
-        .into(),
-        file_name: image.file_name,
-        model: image.model,
-        component: image.component,
-        target_version: image.target_version,
-        version: image.version_text,
-        annotations: image.annotations,
-        create_time: Some(show_moment(image.created_at)),
     }
 }

@@ -10,6 +10,7 @@
 //! One file per service; beside them the files that turn records into messages and back, named by what they turn.
 
 mod access;
+mod device_parts;
 mod device_profile_records;
 mod device_profiles;
 mod device_records;
@@ -20,6 +21,7 @@ mod fields;
 mod filter;
 mod gateways;
 mod idempotency;
+mod image_records;
 mod images;
 mod mask;
 mod multicast_groups;
@@ -29,6 +31,7 @@ mod page;
 mod plan;
 mod plan_outlook;
 mod regions;
+mod releases;
 mod task_control;
 mod task_part_records;
 mod task_parts;
@@ -36,6 +39,7 @@ mod task_policies;
 mod task_records;
 mod task_rules;
 mod tasks;
+mod trust;
 mod watch;
 
 use std::future::Future;
@@ -194,6 +198,7 @@ impl<S: Catalog> Api<S> {
             .add_service(serving!(task_service_server, TaskServiceServer))
             .add_service(serving!(gateway_service_server, GatewayServiceServer))
             .add_service(serving!(network_service_server, NetworkServiceServer))
+            .add_service(serving!(trust_service_server, TrustServiceServer))
             .add_service(InterceptedService::new(
                 reflection().build_v1()?,
                 access.clone(),

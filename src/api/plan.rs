@@ -7,7 +7,8 @@ use std::time::Duration;
 use crate::lorawan::identifiers::{DevEui, GatewayEui};
 use crate::proto::v1;
 use crate::record::{
-    ClockReading, FleetDevice, Gateway, GatewaySettings, Image, MulticastGroup, Task, TaskId,
+    ClockReading, FleetDevice, Gateway, GatewaySettings, Image, MulticastGroup, ReleaseState, Task,
+    TaskId,
 };
 use crate::store::{Catalog, Page};
 use crate::task::{self, PlanError, PlanRefusal, PlanRequest, PlannedSession, SkippedDevice};
@@ -25,6 +26,8 @@ const MOST_SKIPPED: usize = 1000;
 pub(super) struct Order {
     pub(super) task: Task,
     pub(super) image: Image,
+    /// Patches to it that are let out.
+    pub(super) deltas: Vec<Image>,
     pub(super) groups: Vec<MulticastGroup>,
     /// Devices named one by one, and the members of groups.
     pub(super) devices: BTreeSet<DevEui>,
@@ -57,19 +60,58 @@ impl<S: Catalog> Api<S> {
         let all: Vec<DevEui> = devices.iter().copied().collect();
         let mut held = self.store().active_tasks_of(&all).await?;
         held.retain(|(_, holder)| *holder != task.id);
+        let deltas = self.deltas_to(&image).await?;
         Ok(Order {
             task,
             image,
+            deltas,
             groups,
             devices,
             held,
         })
     }
 
+    /// The patches to an image that devices may be sent.
+    async fn deltas_to(&self, image: &Image) -> Result<Vec<Image>, ApiError> {
+        let mut deltas: Vec<Image> = Vec::new();
+        let mut after = None;
+        loop {
+            let page = Page { size: 1000, after };
+            let batch = self.store().images(&tenant(), &page).await?;
+            after = batch.last().map(|image| image.sha256.to_string());
+            let is_one = |delta: &Image| {
+                let patch = delta.facts.delta;
+                patch.is_some_and(|patch| patch.target == image.sha256)
+                    && delta.release.state == ReleaseState::Active
+            };
+            deltas.extend(batch.into_iter().filter(is_one));
+            if after.is_none() {
+                return Ok(deltas);
+            }
+        }
+    }
+
+    /// Why the policy of a device model keeps the images of an order off the air.
+    pub(super) async fn distrust_of(
+        &self,
+        order: &Order,
+        fleet: &[FleetDevice],
+    ) -> Result<Option<PlanError>, ApiError> {
+        let models = fleet.iter().map(|d| d.settings.model.clone()).collect();
+        let why = self.distrust(&[&order.image], &models).await?;
+        Ok(why.map(|message| PlanError::Refused {
+            refusal: PlanRefusal::NotTrusted,
+            field: "images",
+            message,
+        }))
+    }
+
     /// The forecast of an order.
     pub(super) async fn forecast(&self, order: &Order) -> Result<v1::Plan, ApiError> {
         let fleet = self.fleet(&order.devices).await?;
+        let distrust = self.distrust_of(order, &fleet).await?;
         let known = self.known_gateways().await?;
+        let deltas: Vec<&Image> = order.deltas.iter().collect();
         let ledgers = self.store().air_ledgers().await?;
         let request = PlanRequest {
             ledgers: &ledgers,
@@ -78,15 +120,20 @@ impl<S: Catalog> Api<S> {
             now: self.now(),
             task: &order.task,
             image: &order.image,
+            deltas: &deltas,
             devices: fleet.iter().collect(),
             groups: &order.groups,
             gateways: &known.settings,
         };
-        let made = task::plan(&request);
+        let made = distrust.map_or_else(|| task::plan(&request), Err);
         Ok(show_plan(order, made, request.now))
     }
 
-    async fn fleet(&self, devices: &BTreeSet<DevEui>) -> Result<Vec<FleetDevice>, ApiError> {
+    /// The devices of an order, as a plan wants them.
+    pub(super) async fn fleet(
+        &self,
+        devices: &BTreeSet<DevEui>,
+    ) -> Result<Vec<FleetDevice>, ApiError> {
         let mut profiles = BTreeMap::new();
         let mut fleet = Vec::new();
         for dev_eui in devices {
@@ -176,7 +223,7 @@ fn show_plan(order: &Order, made: Result<task::Plan, PlanError>, now: Timestamp)
                 .problems
                 .push(blocking_problem(&error, Some((&order.task, now))));
             match error {
-                PlanError::NoDevices(skipped) => skipped,
+                PlanError::NoDevices(skipped) | PlanError::Unfit(skipped) => skipped,
                 PlanError::Field { .. } | PlanError::Refused { .. } => Vec::new(),
             }
         }
@@ -373,7 +420,7 @@ pub(super) fn blocking_problems(error: &PlanError) -> Vec<Blocker> {
         subject: problem.field,
         description: problem.message,
     }];
-    if let PlanError::NoDevices(skipped) = error {
+    if let PlanError::NoDevices(skipped) | PlanError::Unfit(skipped) = error {
         blockers.extend(skipped.iter().map(|device| {
             let reason = task_part_records::show_device_reason(device.reason);
             Blocker {
@@ -390,11 +437,22 @@ pub(super) fn blocking_problems(error: &PlanError) -> Vec<Blocker> {
 fn blocking_problem(error: &PlanError, asked: Option<(&Task, Timestamp)>) -> v1::PlanProblem {
     let (field, reason, message) = match error {
         PlanError::NoDevices(_) => ("", v1::PlanProblemReason::NoDevices, error.to_string()),
+        PlanError::Unfit(unfit) => {
+            let first = unfit.first();
+            (
+                first.and_then(|first| first.unfit).unwrap_or_default(),
+                v1::PlanProblemReason::UnfitDevices,
+                match first {
+                    Some(first) => format!("{error}; the first: {}", first.evidence),
+                    None => error.to_string(),
+                },
+            )
+        }
         PlanError::Field { field, message } => {
             let passed =
                 |(task, now): (&Task, Timestamp)| task.deadline.is_some_and(|at| at <= now);
             let reason = match *field {
-                "images" => v1::PlanProblemReason::ImageTooLarge,
+                "images" => v1::PlanProblemReason::ImageNotAllowed,
                 "frag_size" => v1::PlanProblemReason::FragSizeInvalid,
                 "data_rate" => v1::PlanProblemReason::DataRateInvalid,
                 "frequency_hz" => v1::PlanProblemReason::FrequencyInvalid,
@@ -417,6 +475,7 @@ fn blocking_problem(error: &PlanError, asked: Option<(&Task, Timestamp)>) -> v1:
                 PlanRefusal::Redundancy => v1::PlanProblemReason::Redundancy,
                 PlanRefusal::GatewaysOffline => v1::PlanProblemReason::GatewayOffline,
                 PlanRefusal::ClockDisagrees => v1::PlanProblemReason::ClockDisagrees,
+                PlanRefusal::NotTrusted => v1::PlanProblemReason::ImageNotAllowed,
             };
             (*field, reason, message.clone())
         }

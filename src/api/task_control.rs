@@ -5,16 +5,16 @@ use crate::lorawan::identifiers::DevEui;
 use crate::lorawan::keys::Key128;
 use crate::proto::v1;
 use crate::record::{Change, DeviceState, StateCounts, Task, TaskId, TaskReason, TaskState};
-use crate::runtime::Command;
+use crate::runtime::{Command, CommandError};
 use crate::store::Catalog;
 
 use super::drafts::added;
 use super::errors::ApiError;
-use super::fields::{Fields, tenant};
+use super::fields::Fields;
 use super::idempotency::{Call, Ticket};
 use super::task_records;
 use super::tasks::{check_etag, state_word};
-use super::{Api, names, plan};
+use super::{Api, plan};
 
 impl<S: Catalog> Api<S> {
     pub(super) async fn start(
@@ -38,15 +38,23 @@ impl<S: Catalog> Api<S> {
                 blockers: plan::held_blockers(&order.held),
             });
         }
-        let sha256 = order.image.sha256;
-        let bytes = self.store().image_bytes(&tenant(), sha256).await?;
-        let bytes = bytes.ok_or_else(|| ApiError::NotFound(names::name("images", sha256)))?;
+        let fleet = self.fleet(&order.devices).await?;
+        if let Some(error) = self.distrust_of(&order, &fleet).await? {
+            return Err(ApiError::Command("PLAN_BLOCKED", CommandError::Plan(error)));
+        }
+        let bytes = self.bytes_of(order.image.sha256).await?;
         let (task, image) = (Box::new(order.task), (order.image, bytes));
+        let mut deltas = Vec::new();
+        for delta in order.deltas {
+            let bytes = self.bytes_of(delta.sha256).await?;
+            deltas.push((delta, bytes));
+        }
         let (devices, groups) = (order.devices.into_iter().collect(), order.groups);
         let command = if request.queue {
             Command::QueueTask {
                 task,
                 image,
+                deltas,
                 devices,
                 groups,
             }
@@ -54,6 +62,7 @@ impl<S: Catalog> Api<S> {
             Command::StartTask {
                 task,
                 image,
+                deltas,
                 devices,
                 groups,
             }

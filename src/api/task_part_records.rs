@@ -58,6 +58,13 @@ pub(super) fn show_device_reason(reason: DeviceReason) -> v1::DeviceReason {
         DeviceReason::Conflict => v1::DeviceReason::Conflict,
         DeviceReason::AlreadyCurrent => v1::DeviceReason::AlreadyUpToDate,
         DeviceReason::DecoderLimit => v1::DeviceReason::DecoderLimit,
+        DeviceReason::WrongModel => v1::DeviceReason::ModelMismatch,
+        DeviceReason::NoSuchComponent => v1::DeviceReason::NoSuchComponent,
+        DeviceReason::NotReleased => v1::DeviceReason::NotReleased,
+        DeviceReason::SourceVersion => v1::DeviceReason::SourceVersion,
+        DeviceReason::Downgrade => v1::DeviceReason::Downgrade,
+        DeviceReason::SecurityCounter => v1::DeviceReason::SecurityCounter,
+        DeviceReason::SlotTooSmall => v1::DeviceReason::SlotTooSmall,
     }
 }
 

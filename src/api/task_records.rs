@@ -33,7 +33,7 @@ const CLEANUP: Duration = Duration::from_secs(24 * 3600);
 const REDUNDANCY_PERCENT: u32 = 100;
 
 /// What may be written in a draft.
-pub(super) const WRITABLE: [&str; 24] = [
+pub(super) const WRITABLE: [&str; 27] = [
     "display_name",
     "images",
     "success_criterion",
@@ -58,6 +58,9 @@ pub(super) const WRITABLE: [&str; 24] = [
     "tags_on_success",
     "reboot_time",
     "keep_groups",
+    "allow_downgrade",
+    "skip_unfit_devices",
+    "whole_images_only",
 ];
 
 /// A task nobody has written anything into yet.
@@ -67,6 +70,7 @@ pub(super) fn blank(id: TaskId, now: Timestamp) -> Task {
         id,
         display_name: String::new(),
         images: Vec::new(),
+        deltas: Vec::new(),
         groups: Vec::new(),
         success: SuccessCriterion::Running,
         reboot: RebootMode::None,
@@ -109,6 +113,9 @@ pub(super) fn write(fields: &mut Fields, given: &v1::FuotaTask, task: &mut Task)
     write_times(fields, given, task);
     write_radio(fields, given, task);
     task.options.keep_groups = given.keep_groups;
+    task.options.allow_downgrade = given.allow_downgrade;
+    task.options.skip_unfit = given.skip_unfit_devices;
+    task.options.no_deltas = given.whole_images_only;
     task.waves = task_policies::read_waves(fields, given.waves.as_ref());
     task.thresholds = task_policies::read_thresholds(fields, given.thresholds.as_ref());
     *task.rules = task_rules::read_rules(fields, given);
@@ -270,7 +277,10 @@ pub(super) fn merge(mut into: v1::FuotaTask, new: v1::FuotaTask, mask: &Mask) ->
         calendar,
         tags_on_success,
         reboot_time,
-        keep_groups
+        keep_groups,
+        allow_downgrade,
+        skip_unfit_devices,
+        whole_images_only
     );
     if mask.has("cleanup_deadline") {
         into.cleanup_deadline = new.cleanup_deadline;
@@ -310,6 +320,14 @@ pub(super) fn show_task(task: &Task, counts: &StateCounts) -> v1::FuotaTask {
             _ => None,
         },
         keep_groups: options.keep_groups,
+        allow_downgrade: options.allow_downgrade,
+        skip_unfit_devices: options.skip_unfit,
+        whole_images_only: options.no_deltas,
+        deltas: task
+            .deltas
+            .iter()
+            .map(|delta| names::name("images", delta))
+            .collect(),
         retry: task_rules::show_retry(&task.rules.retry),
         calendar: task_rules::show_calendar(&task.rules.calendar),
         tags_on_success: task.rules.tags_on_success.clone(),

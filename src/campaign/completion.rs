@@ -285,6 +285,15 @@ impl Campaign {
             if version == self.image.target_version || over {
                 status.reboot_expected = false;
             }
+            if let Some(counter) = self.image.facts.security_counter
+                && version == self.image.target_version
+            {
+                let seen = status
+                    .security_counters
+                    .entry(self.image.component.clone())
+                    .or_default();
+                *seen = counter.max(*seen);
+            }
         }
         let target = self.image.target_version;
         let Some(record) = self.devices.get_mut(&dev_eui) else {

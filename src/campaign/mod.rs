@@ -30,6 +30,7 @@ mod status;
 mod unicast;
 mod waiting;
 mod waves;
+mod whole;
 mod windows;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -39,8 +40,8 @@ use crate::lorawan::identifiers::{DevEui, GatewayEui};
 use crate::record::{
     BlockParameters, Change, DeviceClass, DeviceReason, DeviceState, DistributionSession, Downlink,
     DownlinkId, Fleet, GroupUse, Image, MulticastGroupId, NetworkRequest, SessionId, SessionPhase,
-    SuccessCriterion, Target, Task, TaskDevice, TaskReason, TaskSnapshot, TaskState, TxReport,
-    Uplink, UplinkRef, Wave,
+    Sha256, SuccessCriterion, Target, Task, TaskDevice, TaskReason, TaskSnapshot, TaskState,
+    TxReport, Uplink, UplinkRef, Wave,
 };
 use crate::task::{Plan, PlannedSession, sizing};
 use crate::time::Timestamp;
@@ -63,6 +64,8 @@ pub struct Campaign {
     task: Task,
     image: Image,
     data: Arc<[u8]>,
+    /// Patches that some sessions distribute in place of the image.
+    deltas: BTreeMap<Sha256, (Image, Arc<[u8]>)>,
     devices: BTreeMap<DevEui, TaskDevice>,
     waves: Vec<Wave>,
     tally: Tally,
@@ -226,6 +229,8 @@ pub struct Order {
     pub task: Task,
     /// Its image and the bytes.
     pub image: (Image, Arc<[u8]>),
+    /// Patches to it that devices may be sent in its place.
+    pub deltas: Vec<(Image, Arc<[u8]>)>,
     /// The groups that brought devices into it; a device added by itself is not here.
     pub groups: BTreeMap<DevEui, MulticastGroupId>,
 }
@@ -243,8 +248,12 @@ impl Campaign {
         let Order {
             mut task,
             image,
+            mut deltas,
             groups,
         } = order;
+        let used: BTreeSet<Sha256> = plan.sessions.iter().filter_map(|s| s.delta).collect();
+        deltas.retain(|(delta, _)| used.contains(&delta.sha256));
+        task.deltas = used.into_iter().collect();
         task.state = TaskState::Scheduled;
         task.started_at = Some(now);
         task.prepare_after = Some(plan.prepare_at);
@@ -327,11 +336,13 @@ impl Campaign {
                 ping_slots: s.ping_slots,
                 turns: BTreeMap::new(),
                 group_use: GroupUse::default(),
+                delta: s.delta,
             })
             .collect();
         let snapshot = TaskSnapshot {
             task,
             image,
+            deltas,
             devices: devices.into_values().collect(),
             waves,
             sessions,
@@ -353,6 +364,7 @@ impl Campaign {
         let TaskSnapshot {
             task,
             image: (image, data),
+            deltas,
             devices,
             waves,
             sessions,
@@ -383,6 +395,7 @@ impl Campaign {
             task,
             image,
             data,
+            deltas: deltas.into_iter().map(|it| (it.0.sha256, it)).collect(),
             tally: tally(task_success, &devices),
             open_in_wave: 0,
             devices,
@@ -621,6 +634,9 @@ impl Campaign {
         if !self.open.contains(&dev_eui) {
             return;
         }
+        if self.gets_the_whole(dev_eui, state, reason) {
+            return self.await_whole(now, dev_eui, reason, &evidence);
+        }
         if let Some(at) = self.retry_of(now, dev_eui, state, reason) {
             return self.await_retry(dev_eui, at, reason, &evidence);
         }
@@ -688,7 +704,7 @@ impl Campaign {
             record.block.nb_frag,
             self.task.options.max_redundancy_percent,
         );
-        let coder = Coder::new(&record.block, &self.data, budget);
+        let coder = Coder::new(&record.block, self.data_of(&record), budget);
         let mut session = SessionRun::new(record, coder);
         let number = session.record.id.number;
         let ready = self.devices.values().filter(|d| {

@@ -46,11 +46,26 @@ impl Campaign {
         let Some(device) = self.devices.get_mut(&dev_eui) else {
             return;
         };
+        device.retries = device.retries.saturating_add(1);
+        let evidence = format!("{evidence}; is tried again, {}. time", device.retries);
+        self.put_aside(dev_eui, at, reason, evidence);
+    }
+
+    /// Takes a device out of its session until another one is made for it.
+    pub(super) fn put_aside(
+        &mut self,
+        dev_eui: DevEui,
+        at: Timestamp,
+        reason: Option<DeviceReason>,
+        evidence: String,
+    ) {
+        let Some(device) = self.devices.get_mut(&dev_eui) else {
+            return;
+        };
         device.state = DeviceState::Preparing;
         device.reason = reason;
-        device.retries = device.retries.saturating_add(1);
         device.retry_at = Some(at);
-        device.evidence = format!("{evidence}; is tried again, {}. time", device.retries);
+        device.evidence = evidence;
         device.setup = SetupStage::default();
         device.fragments = None;
         device.unicast = None;
@@ -75,21 +90,23 @@ impl Campaign {
         if self.retries_at().is_none_or(|at| now < at) {
             return;
         }
-        let mut by_session: BTreeMap<usize, Vec<DevEui>> = BTreeMap::new();
+        let mut by_session: BTreeMap<(usize, bool), Vec<DevEui>> = BTreeMap::new();
         for dev_eui in std::mem::take(&mut self.retrying) {
-            let session = self.devices.get(&dev_eui).and_then(|d| d.session);
-            let devices = by_session.entry(session.map_or(0, usize::from));
+            let device = self.devices.get(&dev_eui);
+            let session = device.and_then(|d| d.session);
+            let whole = device.is_some_and(|d| d.whole);
+            let devices = by_session.entry((session.map_or(0, usize::from), whole));
             devices.or_default().push(dev_eui);
         }
-        for (number, devices) in by_session {
-            self.try_again(now, number, &devices, around);
+        for ((number, whole), devices) in by_session {
+            self.try_again(now, (number, whole), &devices, around);
         }
     }
 
     fn try_again(
         &mut self,
         now: Timestamp,
-        number: usize,
+        (number, whole): (usize, bool),
         devices: &[DevEui],
         around: &Surroundings<'_>,
     ) {
@@ -115,7 +132,7 @@ impl Campaign {
             why: "tried again",
             reason: DeviceReason::WindowClosed,
         };
-        let next = self.add_follow_up(number, &wanted);
+        let next = self.add_follow_up(number, &wanted, whole);
         for dev_eui in devices {
             self.spoil_group_of(*dev_eui);
             if let Some(device) = self.devices.get_mut(dev_eui) {

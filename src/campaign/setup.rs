@@ -133,7 +133,7 @@ impl Campaign {
                     record.session_cnt,
                     block.frag_index,
                     block.descriptor,
-                    &self.data,
+                    self.data_of(&session.record),
                 )
             }
         };

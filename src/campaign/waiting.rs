@@ -25,6 +25,7 @@ const TRIES_AGAIN: Duration = Duration::from_secs(30);
 pub struct WaitingTask {
     task: Task,
     image: (Image, Arc<[u8]>),
+    deltas: Vec<(Image, Arc<[u8]>)>,
     devices: BTreeMap<DevEui, TaskDevice>,
     changed: BTreeSet<DevEui>,
     /// It could have begun and was refused for now: not before then again.
@@ -37,8 +38,10 @@ impl WaitingTask {
         let Order {
             mut task,
             image,
+            deltas,
             groups,
         } = order;
+        task.deltas = deltas.iter().map(|(delta, _)| delta.sha256).collect();
         task.state = TaskState::Scheduled;
         task.reason = Some(TaskReason::WaitsForDevices);
         task.reason_text = "other tasks hold some of its devices".to_owned();
@@ -56,6 +59,7 @@ impl WaitingTask {
         Self {
             task,
             image,
+            deltas,
             changed: devices.keys().copied().collect(),
             devices,
             not_before: None,
@@ -68,6 +72,7 @@ impl WaitingTask {
         Self {
             task: snapshot.task,
             image: snapshot.image,
+            deltas: snapshot.deltas,
             devices: devices.map(|d| (d.dev_eui, d)).collect(),
             changed: BTreeSet::new(),
             not_before: None,
@@ -206,6 +211,7 @@ impl WaitingTask {
         let order = Order {
             groups: self.devices.values().filter_map(group).collect(),
             image: self.image.clone(),
+            deltas: self.deltas.clone(),
             task,
         };
         let groups = waiting.map_or_else(Vec::new, |waiting| waiting.groups);

@@ -440,12 +440,13 @@ impl Campaign {
             first
                 && fresh
                 && s.record.gateways == session.record.gateways
+                && s.record.delta == session.record.delta
                 && Slots::of(&s.record) == Slots::of(&session.record)
                 && self::kind(&s.record, s.record.block.frag_algo) == kind
         });
         let next = match prepared {
             Some(prepared) => prepared.record.id.number,
-            None => self.add_follow_up(number, &wanted),
+            None => self.add_follow_up(number, &wanted, false),
         };
         for dev_eui in devices {
             let asked = self.devices.get(dev_eui).is_some_and(|d| d.tries > 0);
@@ -461,7 +462,8 @@ impl Campaign {
         }
     }
 
-    pub(super) fn add_follow_up(&mut self, number: usize, wanted: &Next) -> u16 {
+    /// Adds a session like another one; a `whole` one carries the image where that one had a patch.
+    pub(super) fn add_follow_up(&mut self, number: usize, wanted: &Next, whole: bool) -> u16 {
         let next = u16::try_from(self.sessions.len()).unwrap_or(u16::MAX);
         let mut record = self.sessions[number].record.clone();
         record.id = SessionId {
@@ -481,6 +483,9 @@ impl Campaign {
         record.rounds.clear();
         record.airtime_us.clear();
         record.group_use = GroupUse::default();
+        if whole {
+            self.carry_the_whole(&mut record);
+        }
         self.add_session(record);
         self.changed.sessions.insert(next);
         self.request_group(usize::from(next));

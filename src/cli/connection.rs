@@ -153,6 +153,7 @@ impl Connection {
         gateways gateway_service_client GatewayServiceClient;
         tasks task_service_client TaskServiceClient;
         network network_service_client NetworkServiceClient;
+        trust trust_service_client TrustServiceClient;
     }
 }
 

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use tonic::Code;
 
 use super::connection::{ListArgs, pages};
+use super::image_release::{ReleaseCommand, ScopeArgs, release};
 use super::moment::{distance_text, now, time_json, time_text};
 use super::names::{enum_parser, id, pairs_text, parse_pair, resource, word, word_json};
 use super::output::{Failure, counted, fields, table};
@@ -24,11 +25,11 @@ const SHORT_DIGITS: usize = 12;
 pub enum ImageCommand {
     /// Upload a file; the same bytes twice give the same image
     ///
-    /// The image is named by the SHA-256 of its bytes and never changes. An MCUboot image is
-    /// uploaded with --container mcuboot; the server then checks its structure and its hash, and reads
-    /// the version from its header.
+    /// The image is named by the SHA-256 of its bytes and never changes. An MCUboot image is known by its
+    /// content; the server checks its structure, its hash and its signature, and reads the version from its
+    /// header. It is a draft until it is activated.
     #[command(
-        after_help = "Example:\n  fuota image upload app.signed.bin --container mcuboot --model sensor-2"
+        after_help = "Example:\n  fuota image upload app.signed.bin --model sensor-2 --activate"
     )]
     Upload(UploadArgs),
     /// Show one image
@@ -40,6 +41,8 @@ pub enum ImageCommand {
     ///
     /// Filter fields: model, component, target_version, version, annotations.KEY.
     List(ListArgs),
+    #[command(flatten)]
+    Release(ReleaseCommand),
     /// Delete an image; refused while a task names it
     Delete {
         /// SHA-256 or its beginning
@@ -64,9 +67,9 @@ pub struct UploadArgs {
     /// The file; - reads standard input
     file: PathBuf,
 
-    /// What stands around the code
-    #[arg(long, value_parser = enum_parser::<v1::ImageContainer>(), default_value = "RAW")]
-    container: v1::ImageContainer,
+    /// What stands around the code [default: known by its content]
+    #[arg(long, value_parser = enum_parser::<v1::ImageContainer>())]
+    container: Option<v1::ImageContainer>,
 
     /// Hardware model it is made for; unset fits every model
     #[arg(long, default_value = "", hide_default_value = true)]
@@ -97,6 +100,21 @@ pub struct UploadArgs {
         hide_default_value = true
     )]
     sha256: String,
+
+    /// Signature over all bytes of the file, made beside it
+    #[arg(long, value_name = "FILE")]
+    signature: Option<PathBuf>,
+
+    /// Version a device must run for this image to be of use to it, decimal or 0x...; may be repeated
+    #[arg(long = "source-version", value_name = "NUMBER", value_parser = parse_number)]
+    source_versions: Vec<u32>,
+
+    /// Let it out to all devices it fits at once
+    #[arg(long)]
+    activate: bool,
+
+    #[command(flatten)]
+    scope: ScopeArgs,
 }
 
 /// A number in decimal or, after `0x`, hexadecimal digits.
@@ -137,6 +155,7 @@ pub(super) async fn run(command: ImageCommand, context: &mut Context) -> Result<
                 .show(|| image_json(&image), || image_text(&image))?;
         }
         ImageCommand::List(args) => list(args, context).await?,
+        ImageCommand::Release(command) => release(command, context).await?,
         ImageCommand::Delete { image } => {
             let name = find(&image, context).await?;
             let request = v1::DeleteImageRequest {
@@ -168,8 +187,10 @@ fn upload_requests(
         Some(name) if name != "-" => name.to_string_lossy().into_owned(),
         _ => String::new(),
     };
+    let signature = args.signature.as_deref().map(read_bytes).transpose()?;
+    let (allowed_devices, release_notes) = (args.scope.devices(), args.scope.notes()?);
     let metadata = v1::ImageMetadata {
-        container: args.container.into(),
+        container: args.container.unwrap_or_default().into(),
         file_name,
         model: args.model,
         component: args.component,
@@ -178,6 +199,12 @@ fn upload_requests(
         annotations: args.annotations.into_iter().collect(),
         expected_sha256: args.sha256.to_ascii_lowercase(),
         request_id,
+        signature: signature.unwrap_or_default().into(),
+        source_versions: args.source_versions,
+        release_notes: release_notes.unwrap_or_default(),
+        allowed_devices: allowed_devices.unwrap_or_default(),
+        restricted: args.scope.restricted.unwrap_or_default(),
+        activate: args.activate,
     };
     let chunks = (0..bytes.len())
         .step_by(CHUNK_BYTES)
@@ -211,6 +238,8 @@ async fn list(args: ListArgs, context: &mut Context) -> Result<(), Failure> {
             "COMPONENT",
             "VERSION",
             "TARGET",
+            "SIGNED",
+            "RELEASE",
             "CREATED",
         ];
         table(
@@ -225,6 +254,8 @@ async fn list(args: ListArgs, context: &mut Context) -> Result<(), Failure> {
                     image.component.clone(),
                     image.version.clone(),
                     format!("{:#010x}", image.target_version),
+                    short(&image.signed_by).to_owned(),
+                    word::<v1::ReleaseState>(image.release_state),
                     distance_text(image.create_time.as_ref(), &now),
                 ]
             }),
@@ -278,7 +309,7 @@ pub(super) fn short(name: &str) -> &str {
     digits.get(..SHORT_DIGITS).unwrap_or(digits)
 }
 
-fn image_json(image: &v1::Image) -> Value {
+pub(super) fn image_json(image: &v1::Image) -> Value {
     json!({
         "name": image.name,
         "sha256": image.sha256,
@@ -291,10 +322,27 @@ fn image_json(image: &v1::Image) -> Value {
         "version": image.version,
         "annotations": image.annotations,
         "create_time": time_json(image.create_time.as_ref()),
+        "release_state": word_json::<v1::ReleaseState>(image.release_state),
+        "allowed_devices": image.allowed_devices,
+        "restricted": image.restricted,
+        "release_notes": image.release_notes,
+        "release_time": time_json(image.release_time.as_ref()),
+        "source_versions": image.source_versions,
+        "signed_by": image.signed_by,
+        "detached_signature": image.detached_signature,
+        "security_counter": image.security_counter,
+        "container_version": image.container_version,
+        "md5": image.md5,
+        "delta": image.delta.as_ref().map(|delta| json!({
+            "base": delta.base,
+            "base_version": delta.base_version,
+            "target": delta.target,
+            "target_size_bytes": delta.target_size_bytes,
+        })),
     })
 }
 
-fn image_text(image: &v1::Image) -> String {
+pub(super) fn image_text(image: &v1::Image) -> String {
     fields(&[
         ("name", image.name.clone()),
         ("size", counted(image.size_bytes, "byte")),
@@ -307,9 +355,53 @@ fn image_text(image: &v1::Image) -> String {
             "target version",
             format!("{0:#010x} ({0})", image.target_version),
         ),
+        ("source versions", numbers_text(&image.source_versions)),
+        ("signed by", signer_text(image)),
+        ("security counter", optional_text(image.security_counter)),
+        ("delta", delta_text(image.delta.as_ref())),
+        ("release", word::<v1::ReleaseState>(image.release_state)),
+        ("allowed devices", allowed_text(image)),
+        ("notes", image.release_notes.clone()),
         ("annotations", pairs_text(&image.annotations)),
         ("created", time_text(image.create_time.as_ref(), &now())),
     ])
+}
+
+fn numbers_text(numbers: &[u32]) -> String {
+    let shown: Vec<String> = numbers.iter().map(|n| format!("{n:#010x}")).collect();
+    shown.join(", ")
+}
+
+fn optional_text(number: Option<u32>) -> String {
+    number.map(|number| number.to_string()).unwrap_or_default()
+}
+
+fn signer_text(image: &v1::Image) -> String {
+    match image.detached_signature {
+        true => format!("{} (beside the image)", image.signed_by),
+        false => image.signed_by.clone(),
+    }
+}
+
+fn delta_text(delta: Option<&v1::DeltaInfo>) -> String {
+    delta.map_or_else(String::new, |delta| {
+        format!(
+            "from {} ({:#010x}) to {} of {}",
+            short(&delta.base),
+            delta.base_version,
+            short(&delta.target),
+            counted(delta.target_size_bytes, "byte")
+        )
+    })
+}
+
+fn allowed_text(image: &v1::Image) -> String {
+    let devices: Vec<&str> = image.allowed_devices.iter().map(|name| id(name)).collect();
+    let mut text = devices.join(" ");
+    if image.restricted {
+        text.push_str(" (and no others)");
+    }
+    text
 }
 
 #[cfg(test)]

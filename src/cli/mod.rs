@@ -13,6 +13,7 @@ mod device;
 mod gateway;
 mod group;
 mod image;
+mod image_release;
 mod moment;
 mod names;
 mod network;
@@ -20,6 +21,7 @@ mod output;
 mod profile;
 mod settings;
 mod task;
+mod trust;
 
 use std::process::ExitCode;
 
@@ -47,6 +49,12 @@ pub enum Command {
     /// Images: the bytes to distribute
     #[command(subcommand)]
     Image(image::ImageCommand),
+    /// Keys that images are signed with
+    #[command(subcommand)]
+    Keys(trust::TrustCommand),
+    /// Image policies: what each device model demands of images
+    #[command(subcommand)]
+    Policy(trust::PolicyCommand),
     /// Device profiles: what all end-devices of one make have in common
     #[command(subcommand)]
     Profile(profile::ProfileCommand),
@@ -153,6 +161,8 @@ pub async fn run(cli: Cli) -> ExitCode {
 async fn dispatch(command: Command, context: &mut Context) -> Result<Outcome, Failure> {
     match command {
         Command::Image(command) => image::run(command, context).await,
+        Command::Keys(command) => trust::keys(command, context).await,
+        Command::Policy(command) => trust::policy(command, context).await,
         Command::Profile(command) => profile::run(command, context).await,
         Command::Device(command) => device::run(command, context).await,
         Command::Group(command) => group::run(command, context).await,

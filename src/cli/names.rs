@@ -35,9 +35,9 @@ macro_rules! proto_enums {
 
 proto_enums! {
     ByteOrder CleanupState DeviceClass DeviceReason DistributionSessionReason
-    DistributionSessionState FCntReset FragAlgo GatewayState ImageContainer LeftoverKind LorawanVersion
-    MemberState MulticastRootKey PlanProblemReason RebootMode Region StatusInterpretation
-    SuccessCriterion TaskDeviceState TaskReason TaskState ThresholdAction Verdict VersionEvidence
+    DistributionSessionState FCntReset FragAlgo GatewayState ImageContainer KeyKind LeftoverKind LorawanVersion
+    MemberState MulticastRootKey PlanProblemReason RebootMode Region ReleaseState StatusInterpretation
+    SuccessCriterion TaskDeviceState TaskReason TaskState ThresholdAction TrustedKeyState Verdict VersionEvidence
     WaveApproval WaveState Weekday
 }
 

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use md5::Md5;
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::mcuboot::{ImageError, McubootImage};
@@ -37,7 +39,9 @@ impl Container {
 }
 
 /// Version of an image as MCUboot and semantic versioning write it: `major.minor.revision+build`.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 pub struct ImageVersion {
     /// 0..=255.
     pub major: u8,
@@ -110,6 +114,12 @@ impl FromStr for ImageVersion {
 /// SHA-256 of `bytes`: the name of an image.
 pub fn sha256(bytes: &[u8]) -> [u8; 32] {
     Sha256::digest(bytes).into()
+}
+
+/// MD5 of `bytes`, 32 lower-case hex digits: a value to report to those who know nothing better.
+pub fn md5_hex(bytes: &[u8]) -> String {
+    let digest = Md5::digest(bytes);
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Digits only: the standard parser would take a sign, too.

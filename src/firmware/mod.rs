@@ -15,7 +15,7 @@ mod tlv;
 mod verify;
 
 pub use builder::{BuildError, McubootBuilder, ed25519_public_key};
-pub use image::{Container, ImageVersion, ParseVersionError, sha256};
+pub use image::{Container, ImageVersion, ParseVersionError, md5_hex, sha256};
 pub use keys::{KeyError, KeyKind, PublicKey};
 pub use mcuboot::{Dependency, ImageError, McubootImage, Tlv, image_flags};
 pub use padding::Padding;

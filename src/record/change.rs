@@ -3,9 +3,9 @@
 
 use super::{
     AirLedger, Device, DeviceKeys, DeviceProfile, DeviceSettings, DeviceStatus,
-    DistributionSession, Gateway, GatewaySettings, GatewayStatus, Image, JoinState, McGroup,
-    MulticastGroup, MulticastGroupId, ProfileId, Session, SessionId, Sha256, Task, TaskDevice,
-    TaskId, TenantId, Wave,
+    DistributionSession, Gateway, GatewaySettings, GatewayStatus, Image, ImagePolicy, JoinState,
+    McGroup, MulticastGroup, MulticastGroupId, ProfileId, Session, SessionId, Sha256, Task,
+    TaskDevice, TaskId, TenantId, TrustedKey, Wave,
 };
 use crate::lorawan::identifiers::{DevEui, GatewayEui};
 use crate::time::Timestamp;
@@ -36,6 +36,8 @@ pub enum Change {
     PutMulticastGroup(MulticastGroup),
     DeleteMulticastGroup(TenantId, MulticastGroupId),
     PutImage(Image, std::sync::Arc<[u8]>),
+    /// Changes what is said of an image that is there; its bytes stay.
+    PutImageRecord(Image),
     DeleteImage(TenantId, Sha256),
     PutTask(Task),
     /// Removes the task with its devices, waves, sessions and groups on air.
@@ -47,6 +49,9 @@ pub enum Change {
     PutMcGroup(McGroup),
     DeleteMcGroup(SessionId),
     PutRequest(RequestRecord),
+    PutTrustedKey(TrustedKey),
+    PutImagePolicy(ImagePolicy),
+    DeleteImagePolicy(TenantId, String),
 }
 
 /// The outcome of a mutating call that carried a `request_id`, so that a repeat gets the same answer.
@@ -96,6 +101,8 @@ pub struct TaskSnapshot {
     pub task: Task,
     /// Its image and the bytes.
     pub image: (Image, std::sync::Arc<[u8]>),
+    /// Patches some of its devices are sent in place of the image.
+    pub deltas: Vec<(Image, std::sync::Arc<[u8]>)>,
     /// Its devices.
     pub devices: Vec<TaskDevice>,
     /// Its waves.

@@ -112,6 +112,28 @@ pub struct DeviceStatus {
     pub loss_permille: Option<u16>,
     /// A task asked for a reboot and no frame under the new counters was seen yet.
     pub reboot_expected: bool,
+    /// Highest security counter of the images each component is known to have run: boot loaders refuse lower ones.
+    #[serde(default)]
+    pub security_counters: BTreeMap<String, u32>,
+    /// The last versions that ended or began to run, oldest first.
+    #[serde(default)]
+    pub version_history: Vec<VersionChange>,
+}
+
+/// Version changes remembered per device.
+const MAX_HISTORY: usize = 16;
+
+/// A component was seen to run another version than before.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VersionChange {
+    /// Which part.
+    pub component: String,
+    /// The version it runs since then.
+    pub version: u32,
+    /// When it was reported first.
+    pub since: Timestamp,
+    /// How it became known.
+    pub evidence: VersionEvidence,
 }
 
 /// Signal of a device at one gateway.
@@ -215,7 +237,18 @@ impl DeviceStatus {
     ) {
         let since = match self.versions.get(component) {
             Some(known) if known.version == version => known.since,
-            _ => now,
+            _ => {
+                if self.version_history.len() >= MAX_HISTORY {
+                    self.version_history.remove(0);
+                }
+                self.version_history.push(VersionChange {
+                    component: component.to_owned(),
+                    version,
+                    since: now,
+                    evidence,
+                });
+                now
+            }
         };
         self.versions.insert(
             component.to_owned(),

@@ -50,6 +50,48 @@ pub struct DeviceProfile {
     /// Makes devices without TS006 reboot into an image they hold.
     #[serde(default)]
     pub application_reboot: Option<ApplicationReboot>,
+    /// The parts of a device that can be updated; empty = one, `main`, of any size.
+    #[serde(default)]
+    pub components: Vec<Component>,
+    /// What `Descriptor` of `FragSessionSetupReq` says to the devices.
+    #[serde(default)]
+    pub descriptor: DescriptorRule,
+}
+
+/// A part of a device that can be updated by itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Component {
+    /// Name, as images carry it: 1 to 63 characters of `[A-Za-z0-9_-]`.
+    pub name: String,
+    /// Number, as the descriptor carries it.
+    pub number: u8,
+    /// Bytes of the slot an image must fit into; `None` = unknown.
+    pub max_image_bytes: Option<u32>,
+    /// The devices apply patches in the container of `firmware::delta` to it.
+    pub applies_deltas: bool,
+}
+
+/// How the four bytes of `Descriptor` are made (TS004-2.0.0 §3.2 leaves them to the vendor).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum DescriptorRule {
+    /// The target version, least significant byte first.
+    #[default]
+    Version,
+    /// Number of the component, kind of content (0 image, 1 patch), and two bytes of 0.
+    Component,
+    /// Always these bytes.
+    Fixed([u8; 4]),
+}
+
+impl DescriptorRule {
+    /// The bytes in wire order.
+    pub fn bytes(self, component: u8, is_delta: bool, target_version: u32) -> [u8; 4] {
+        match self {
+            Self::Version => target_version.to_le_bytes(),
+            Self::Component => [component, u8::from(is_delta), 0, 0],
+            Self::Fixed(bytes) => bytes,
+        }
+    }
 }
 
 /// A downlink that the application of a device understands as the order to reboot.
@@ -187,6 +229,19 @@ pub struct UplinkField {
 }
 
 impl DeviceProfile {
+    /// The part of that name; `None` if the devices have no such part.
+    pub fn component(&self, name: &str) -> Option<Component> {
+        if self.components.is_empty() && name == "main" {
+            return Some(Component {
+                name: name.to_owned(),
+                number: 0,
+                max_image_bytes: None,
+                applies_deltas: false,
+            });
+        }
+        self.components.iter().find(|c| c.name == name).cloned()
+    }
+
     /// The devices may be sent this code. Only status answers by the book tell how far a Reed-Solomon block is.
     pub fn decodes(&self, frag_algo: FragAlgo) -> bool {
         match frag_algo {

@@ -19,23 +19,26 @@ mod rules;
 mod session;
 mod task;
 mod task_device;
+mod trust;
 mod wave;
 
 pub use activation::{Activation, JoinState, Session};
 pub use change::{Change, RequestRecord, Snapshot, TaskSnapshot};
 pub use device::{
     Capability, ComponentVersion, Device, DeviceKeys, DeviceSettings, DeviceStatus, FragSlot, Link,
-    McSlot, MulticastKeys, VersionEvidence,
+    McSlot, MulticastKeys, VersionChange, VersionEvidence,
 };
 pub use device_profile::{
-    AfterReboot, ApplicationReboot, DecoderLimits, DeviceProfile, FCntReset, LorawanVersion,
-    Package, Packages, StatusInterpretation, UplinkField, VersionSource,
+    AfterReboot, ApplicationReboot, Component, DecoderLimits, DescriptorRule, DeviceProfile,
+    FCntReset, LorawanVersion, Package, Packages, StatusInterpretation, UplinkField, VersionSource,
 };
 pub use fleet::{Fleet, FleetDevice};
 pub use gateway::{
     AirLedger, ClockReading, Gateway, GatewayCounters, GatewaySettings, GatewayStatus, Position,
 };
-pub use image::{Image, ImageContainer, Sha256};
+pub use image::{
+    Delta, Image, ImageContainer, ImageFacts, ImageSignature, Release, ReleaseState, Sha256,
+};
 pub use multicast_group::{DeviceClass, MulticastGroup};
 pub use radio::{
     Downlink, DownlinkId, GatewayOutcome, Heard, KeptGroup, McGroup, NetworkRequest, Reception,
@@ -54,6 +57,7 @@ pub use task_device::{
     CleanupState, DeviceReason, DeviceState, FragmentReport, SetupStage, TaskDevice,
     UnicastFragments,
 };
+pub use trust::{ImagePolicy, TrustedKey};
 pub use wave::{Approval, ThresholdAction, Thresholds, Wave, WavePolicy};
 
 /// Owner of a record. One tenant, `default`, exists until credentials decide the tenant of a call.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{DeviceClass, SessionId};
+use super::{DeviceClass, SessionId, Sha256};
 use crate::lorawan::PackageVersion;
 use crate::lorawan::class_b::PingSlotPeriodicity;
 use crate::lorawan::identifiers::GatewayEui;
@@ -75,6 +75,9 @@ pub struct DistributionSession {
     /// Who holds the key of its group, and whose it was before.
     #[serde(default)]
     pub group_use: GroupUse,
+    /// The patch it distributes; `None`: the image of the task.
+    #[serde(default)]
+    pub delta: Option<Sha256>,
 }
 
 /// What decides whether the group of a session can be left on its devices for a later one.

@@ -103,6 +103,9 @@ pub struct Task {
     /// Retries, calendar and tags.
     #[serde(default)]
     pub rules: Box<TaskRules>,
+    /// Patches to its image that devices get whose version they fit; chosen at the start.
+    #[serde(default)]
+    pub deltas: Vec<Sha256>,
 }
 
 /// A task that was started while other tasks held its devices.
@@ -261,6 +264,15 @@ pub struct TaskOptions {
     /// Leave the multicast groups on devices that succeed, for a later task of the same devices.
     #[serde(default)]
     pub keep_groups: bool,
+    /// Serve devices that report a higher version than the image has.
+    #[serde(default)]
+    pub allow_downgrade: bool,
+    /// Leave out devices the image does not fit; else one of them keeps the task from starting.
+    #[serde(default)]
+    pub skip_unfit: bool,
+    /// Send every device the whole image, even where a patch would do.
+    #[serde(default)]
+    pub no_deltas: bool,
 }
 
 impl Default for TaskOptions {
@@ -278,6 +290,9 @@ impl Default for TaskOptions {
             class: None,
             ping_slots: None,
             keep_groups: false,
+            allow_downgrade: false,
+            skip_unfit: false,
+            no_deltas: false,
         }
     }
 }

@@ -68,6 +68,9 @@ pub struct TaskDevice {
     /// When it was tried again last.
     #[serde(default)]
     pub retried_at: Option<Timestamp>,
+    /// It had no use for the patch it was sent, and is to get the whole image.
+    #[serde(default)]
+    pub whole: bool,
 }
 
 impl TaskDevice {
@@ -99,6 +102,7 @@ impl TaskDevice {
             retries: 0,
             retry_at: None,
             retried_at: None,
+            whole: false,
         }
     }
 
@@ -224,6 +228,20 @@ pub enum DeviceReason {
     AlreadyCurrent,
     /// The decoder of the device cannot hold the image.
     DecoderLimit,
+    /// The image is for another hardware model.
+    WrongModel,
+    /// The image is for a component the device has not got.
+    NoSuchComponent,
+    /// The image is not released for the device.
+    NotReleased,
+    /// The image is for devices that run another version.
+    SourceVersion,
+    /// The device runs a higher version.
+    Downgrade,
+    /// The image has a lower security counter than the device has seen.
+    SecurityCounter,
+    /// The image is larger than its slot.
+    SlotTooSmall,
 }
 
 impl DeviceReason {

@@ -35,6 +35,8 @@ pub enum Command {
         task: Box<Task>,
         /// Its image.
         image: (Image, Arc<[u8]>),
+        /// Patches to it that devices may be sent in its place.
+        deltas: Vec<(Image, Arc<[u8]>)>,
         /// Its devices; members of its groups are added.
         devices: Vec<DevEui>,
         /// The groups it names.
@@ -46,6 +48,8 @@ pub enum Command {
         task: Box<Task>,
         /// Its image.
         image: (Image, Arc<[u8]>),
+        /// Patches to it that devices may be sent in its place.
+        deltas: Vec<(Image, Arc<[u8]>)>,
         /// Its devices; members of its groups are added.
         devices: Vec<DevEui>,
         /// The groups it names.

@@ -509,10 +509,11 @@ impl<N: Network> Engine<N> {
             Command::StartTask {
                 task,
                 image,
+                deltas,
                 devices,
                 groups,
             } => {
-                let (order, devices) = order(*task, image, devices, &groups);
+                let (order, devices) = order(*task, (image, deltas), devices, &groups);
                 for dev_eui in &devices {
                     self.refuse_busy(*dev_eui)?;
                 }
@@ -521,10 +522,11 @@ impl<N: Network> Engine<N> {
             Command::QueueTask {
                 task,
                 image,
+                deltas,
                 devices,
                 groups,
             } => {
-                let (order, devices) = order(*task, image, devices, &groups);
+                let (order, devices) = order(*task, (image, deltas), devices, &groups);
                 self.begin_or_wait(now, order, &devices, groups, turn)
             }
             Command::DescribeTask {
@@ -708,7 +710,9 @@ impl<N: Network> Engine<N> {
         let heard = heard
             .filter_map(|(eui, gateway)| Some((*eui, gateway.seen?)))
             .collect();
+        let deltas: Vec<&Image> = order.deltas.iter().map(|(delta, _)| delta).collect();
         let request = PlanRequest {
+            deltas: &deltas,
             ledgers: &self.network.air_ledgers(),
             heard: &heard,
             clocks: &self.network.clock_readings(),
@@ -769,10 +773,13 @@ impl<N: Network> Engine<N> {
     }
 }
 
+/// An image and its bytes.
+type StoredImage = (Image, Arc<[u8]>);
+
 /// What a start asks for, and whom for: the devices it names, and the members of its groups.
 fn order(
     task: Task,
-    image: (Image, Arc<[u8]>),
+    (image, deltas): (StoredImage, Vec<StoredImage>),
     mut devices: Vec<DevEui>,
     groups: &[MulticastGroup],
 ) -> (Order, Vec<DevEui>) {
@@ -789,6 +796,7 @@ fn order(
     let order = Order {
         task,
         image,
+        deltas,
         groups: brought,
     };
     (order, devices)

@@ -7,7 +7,8 @@
 //!
 //! What every store refuses (the whole commit with it): a record whose parent does not exist yet
 //! ([`StoreError::NotFound`]: status, keys, join state or session without device settings, a device without its
-//! profile, gateway status without settings, a task without its image, anything of a task without the task); deleting a
+//! profile, gateway status without settings, a task without its image or one of its deltas, what is said of an
+//! image that is not there, anything of a task without the task); deleting a
 //! profile or an image that is in use, and taking over another tenant's device or task ([`StoreError::Conflict`]).
 //! Deleting what is not there does nothing. A number that is not finite is refused as [`StoreError::Corrupt`].
 
@@ -27,8 +28,9 @@ pub use sqlite::{OpenError, SqliteStore};
 use crate::lorawan::identifiers::{DevEui, GatewayEui};
 use crate::record::{
     Activation, AirLedger, Change, Device, DeviceKeys, DeviceProfile, DeviceReason, DeviceState,
-    DistributionSession, Gateway, Image, MulticastGroup, RequestRecord, SessionId, Sha256,
-    Snapshot, StateCounts, Task, TaskDevice, TaskId, TaskSnapshot, TaskState, TenantId, Wave,
+    DistributionSession, Gateway, Image, ImagePolicy, MulticastGroup, RequestRecord, SessionId,
+    Sha256, Snapshot, StateCounts, Task, TaskDevice, TaskId, TaskSnapshot, TaskState, TenantId,
+    TrustedKey, Wave,
 };
 
 /// Why a store operation did not succeed.
@@ -95,6 +97,16 @@ pub struct TaskFilter {
     pub image: Option<Sha256>,
     /// Tasks this device is part of.
     pub device: Option<DevEui>,
+}
+
+impl TaskFilter {
+    /// Tasks that distribute an image, or a patch that is one.
+    pub fn of_image(sha256: Sha256) -> Self {
+        Self {
+            image: Some(sha256),
+            ..Self::default()
+        }
+    }
 }
 
 /// Which devices of a task to list.
@@ -203,6 +215,17 @@ pub trait Catalog: Store + Send + Sync + 'static {
         tenant: &TenantId,
         sha256: Sha256,
     ) -> impl Future<Output = Result<Option<std::sync::Arc<[u8]>>>> + Send;
+
+    /// All trusted keys by identity, retired ones too; there are few.
+    fn trusted_keys(
+        &self,
+        tenant: &TenantId,
+    ) -> impl Future<Output = Result<Vec<TrustedKey>>> + Send;
+    /// All image policies by model; there are few.
+    fn image_policies(
+        &self,
+        tenant: &TenantId,
+    ) -> impl Future<Output = Result<Vec<ImagePolicy>>> + Send;
 
     /// One task.
     fn task(

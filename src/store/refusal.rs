@@ -41,6 +41,7 @@ pub(super) fn broken_reference(change: &Change) -> StoreError {
             Some(sha256) => StoreError::NotFound(format!("image {sha256}")),
             None => StoreError::NotFound("image".to_owned()),
         },
+        Change::PutImageRecord(image) => StoreError::NotFound(format!("image {}", image.sha256)),
         Change::PutTaskDevice(record) => task(&record.task),
         Change::PutWave(record) => task(&record.task),
         Change::PutDistributionSession(record) => task(&record.id.task),
@@ -62,6 +63,9 @@ pub(super) fn broken_reference(change: &Change) -> StoreError {
         | Change::DeleteTask(_)
         | Change::DeleteTaskDevice(..)
         | Change::DeleteMcGroup(_)
+        | Change::PutTrustedKey(_)
+        | Change::PutImagePolicy(_)
+        | Change::DeleteImagePolicy(..)
         | Change::PutRequest(_) => StoreError::Conflict("another record names this one".to_owned()),
     }
 }

@@ -379,7 +379,7 @@ fn settled(key: SessionKey) -> SessionKey {
 }
 
 fn cost(request: &PlanRequest<'_>, key: &SessionKey, devices: &[&FleetDevice]) -> RateCost {
-    let length = usize::try_from(request.image.size_bytes).unwrap_or(usize::MAX);
+    let length = usize::try_from(request.size_of(key.delta)).unwrap_or(usize::MAX);
     let Ok(layout) = sizing::layout(length, key.frag_size) else {
         return IMPOSSIBLE;
     };

@@ -8,6 +8,7 @@ pub mod calendar;
 mod checks;
 pub mod clock;
 mod course;
+mod gate;
 pub mod link;
 mod outlook;
 pub mod plan;

@@ -16,7 +16,7 @@ use crate::lorawan::{PackageVersion, fragmentation, multicast_setup};
 use crate::record::{
     AirLedger, BlockParameters, ClockReading, DeviceClass, DeviceProfile, DeviceReason,
     FleetDevice, FragAlgo, GatewaySettings, Image, MulticastGroup, RebootMode, SessionWindow,
-    SuccessCriterion, Task, VersionSource,
+    Sha256, SuccessCriterion, Task, VersionSource,
 };
 use crate::time::Timestamp;
 
@@ -27,7 +27,7 @@ use super::outlook::{self, SessionOutlook, Span};
 use super::unicast::{self, Unicast};
 use super::waits::all_within;
 use super::waves::waves;
-use super::{checks, link, sizing};
+use super::{checks, gate, link, sizing};
 
 pub use super::link::{covering_gateways, turns};
 
@@ -40,6 +40,8 @@ pub struct PlanRequest<'a> {
     pub task: &'a Task,
     /// Its image.
     pub image: &'a Image,
+    /// Patches to it that devices may be sent in its place.
+    pub deltas: &'a [&'a Image],
     /// Its devices, those of its groups included.
     pub devices: Vec<&'a FleetDevice>,
     /// The groups it names.
@@ -118,6 +120,8 @@ pub struct PlannedSession {
     pub distribution: Duration,
     /// What is to be expected of it.
     pub outlook: SessionOutlook,
+    /// The patch it distributes; `None`: the image of the task.
+    pub delta: Option<Sha256>,
 }
 
 /// An expected figure and the range nine runs in ten fall into.
@@ -140,6 +144,8 @@ pub struct SkippedDevice {
     pub reason: DeviceReason,
     /// Words for people.
     pub evidence: String,
+    /// The image does not fit it: the field of the image that stands against it.
+    pub unfit: Option<&'static str>,
 }
 
 /// Why a task cannot be carried out. The caller's fault: it names the field to change.
@@ -148,6 +154,9 @@ pub enum PlanError {
     /// No device is left to serve.
     #[error("no device can be served")]
     NoDevices(Vec<SkippedDevice>),
+    /// The image does not fit these devices.
+    #[error("the image does not fit {} devices", .0.len())]
+    Unfit(Vec<SkippedDevice>),
     /// A field of the task stands in the way.
     #[error("{field}: {message}")]
     Field {
@@ -192,6 +201,8 @@ pub enum PlanRefusal {
     GatewaysOffline,
     /// The server's clock is not what its gateways' GPS time says.
     ClockDisagrees,
+    /// The image is not signed as the policy of a device model demands.
+    NotTrusted,
 }
 
 /// Devices that can share frames: same region, packages, code and fragment size.
@@ -211,11 +222,15 @@ pub(super) struct SessionKey {
     pub(super) max_frag_size: u8,
     /// Another code comes first: who refuses it goes on in a later session.
     pub(super) frag_algo: Reverse<FragAlgo>,
+    /// The patch these devices are sent in place of the image.
+    pub(super) delta: Option<Sha256>,
+    pub(super) descriptor: [u8; 4],
 }
 
 /// Makes the forecast.
 pub fn plan(request: &PlanRequest<'_>) -> Result<Plan, PlanError> {
     check_order(request)?;
+    gate::image(request)?;
     let mut skipped = Vec::new();
     let mut placed: BTreeMap<DevEui, (SessionKey, &FleetDevice)> = BTreeMap::new();
     for device in &request.devices {
@@ -261,6 +276,10 @@ pub fn plan(request: &PlanRequest<'_>) -> Result<Plan, PlanError> {
     for (number, session) in (0u16..).zip(&mut planned) {
         session.number = number;
     }
+    if planned.is_empty() && skipped.iter().all(|s| s.evidence.ends_with(UNNUMBERED)) {
+        return Err(nothing_left(request, skipped));
+    }
+    gate::devices(request, &skipped)?;
     if planned.is_empty() {
         return Err(nothing_left(request, skipped));
     }
@@ -323,6 +342,14 @@ fn nothing_left(request: &PlanRequest<'_>, skipped: Vec<SkippedDevice>) -> PlanE
 
 /// How the evidence of devices ends whose data rate would need too many fragments.
 const UNNUMBERED: &str = ", and TS004 can number no more";
+
+impl PlanRequest<'_> {
+    /// Bytes of a patch of the task, or of its image.
+    pub(super) fn size_of(&self, delta: Option<Sha256>) -> u32 {
+        let patch = self.deltas.iter().find(|d| Some(d.sha256) == delta);
+        patch.map_or(self.image, |patch| patch).size_bytes
+    }
+}
 
 impl Plan {
     /// Devices served with another code than the one that was asked for, since their profiles do not claim it.
@@ -403,6 +430,7 @@ fn place(
             dev_eui: device.settings.dev_eui,
             reason,
             evidence,
+            unfit: None,
         }))
     };
     let missing = |what: &str| {
@@ -411,18 +439,19 @@ fn place(
             format!("the profile has no {what} package"),
         )
     };
-    if !request.image.model.is_empty() && request.image.model != device.settings.model {
-        let evidence = format!(
-            "image is for model {}, device is {}",
-            request.image.model, device.settings.model
-        );
-        return skip(DeviceReason::ImageRejected, evidence);
-    }
     if device.status.version(&request.image.component) == Some(request.image.target_version) {
         return skip(
             DeviceReason::AlreadyCurrent,
             format!("runs {:#010x} already", request.image.target_version),
         );
+    }
+    if let Some(unfit) = gate::unfit(request, device) {
+        return Ok(Err(SkippedDevice {
+            dev_eui: device.settings.dev_eui,
+            reason: unfit.reason,
+            evidence: unfit.evidence,
+            unfit: Some(unfit.field),
+        }));
     }
     let heard_by = &device.status.links;
     let known = |eui: &GatewayEui| request.gateways.iter().any(|g| g.eui == *eui);
@@ -523,7 +552,15 @@ fn place(
         Some(size) => size,
         None => largest,
     };
+    let delta = gate::delta(request, device).map(|delta| delta.sha256);
     Ok(Ok(SessionKey {
+        delta,
+        descriptor: task.options.descriptor.unwrap_or_else(|| {
+            let part = profile.component(&request.image.component);
+            let number = part.map_or(0, |part| part.number);
+            let target = request.image.target_version;
+            profile.descriptor.bytes(number, delta.is_some(), target)
+        }),
         region: profile.region,
         class,
         multicast_version: multicast.version,
@@ -551,7 +588,7 @@ fn session(
     skipped: &mut Vec<SkippedDevice>,
 ) -> Result<Option<PlannedSession>, PlanError> {
     let task = request.task;
-    let length = usize::try_from(request.image.size_bytes).unwrap_or(usize::MAX);
+    let length = usize::try_from(request.size_of(key.delta)).unwrap_or(usize::MAX);
     // A size that was asked for is kept, good or bad; the forecast says if it is bad.
     let asked = request.task.options.frag_size == Some(key.frag_size);
     let layout = if asked {
@@ -569,6 +606,7 @@ fn session(
                     "{count} fragments of {} bytes at data rate {}{UNNUMBERED}",
                     key.frag_size, key.data_rate
                 ),
+                unfit: Some("size_bytes"),
             }));
             return Ok(None);
         }
@@ -589,6 +627,7 @@ fn session(
             "{} fragments, the decoder holds {}",
             layout.nb_frag, d.profile.limits.max_nb_frag
         ),
+        unfit: Some("size_bytes"),
     }));
     if served.is_empty() {
         return Ok(None);
@@ -653,7 +692,6 @@ fn session(
         closes_at: None,
     };
     let window = allowed(request, window, begin.window.is_some())?;
-    let target = request.image.target_version.to_le_bytes();
     Ok(Some(PlannedSession {
         number: 0,
         wave: begin.wave,
@@ -673,7 +711,7 @@ fn session(
             nb_frag: layout.nb_frag,
             frag_size: layout.frag_size,
             padding: layout.padding,
-            descriptor: task.options.descriptor.unwrap_or(target),
+            descriptor: key.descriptor,
             block_ack_delay,
         },
         window,
@@ -687,6 +725,7 @@ fn session(
         spacing,
         distribution,
         outlook: SessionOutlook::default(),
+        delta: key.delta,
     }))
 }
 

@@ -1,5 +1,7 @@
 //! Plans of small networks: which data rate, which gateways, what it costs, and what is refused.
 
+mod gate;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,6 +21,7 @@ const HOUR: Duration = Duration::from_secs(3600);
 struct Network {
     task: Task,
     image: Image,
+    deltas: Vec<Image>,
     devices: Vec<FleetDevice>,
     gateways: Vec<GatewaySettings>,
     ledgers: Vec<AirLedger>,
@@ -33,6 +36,7 @@ impl Network {
         Self {
             task: task(),
             image: image(image_bytes),
+            deltas: Vec::new(),
             devices: Vec::new(),
             heard: gateways.iter().map(|g| (g.eui, NOW)).collect(),
             gateways,
@@ -55,6 +59,7 @@ impl Network {
             now: NOW,
             task: &self.task,
             image: &self.image,
+            deltas: &self.deltas.iter().collect::<Vec<_>>(),
             devices: self.devices.iter().collect(),
             groups: &[],
             gateways: &self.gateways,
@@ -107,6 +112,8 @@ fn device(number: u64, links: &[(u64, f32)]) -> FleetDevice {
     };
     let profile = DeviceProfile {
         application_reboot: None,
+        components: vec![],
+        descriptor: Default::default(),
         tenant: TenantId::default(),
         id: "type".to_owned(),
         display_name: String::new(),
@@ -190,6 +197,11 @@ fn image(size_bytes: u32) -> Image {
         version_text: String::new(),
         annotations: BTreeMap::new(),
         created_at: NOW,
+        facts: ImageFacts::default(),
+        release: Release {
+            state: ReleaseState::Active,
+            ..Release::default()
+        },
     }
 }
 
@@ -197,6 +209,7 @@ fn task() -> Task {
     Task {
         rules: Box::default(),
         waiting: None,
+        deltas: vec![],
         tenant: TenantId::default(),
         id: TaskId("task".to_owned()),
         display_name: String::new(),
@@ -209,7 +222,10 @@ fn task() -> Task {
         prepare_after: None,
         window_start: None,
         deadline: None,
-        options: TaskOptions::default(),
+        options: TaskOptions {
+            skip_unfit: true,
+            ..TaskOptions::default()
+        },
         state: TaskState::Draft,
         reason: None,
         reason_text: String::new(),

@@ -36,6 +36,8 @@ from fuota.v1 import (
     region_pb2,
     task_pb2,
     task_pb2_grpc,
+    trust_pb2,
+    trust_pb2_grpc,
 )
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -169,6 +171,7 @@ class Served(unittest.TestCase):
         cls.devices = device_pb2_grpc.DeviceServiceStub(cls.channel)
         cls.gateways = gateway_pb2_grpc.GatewayServiceStub(cls.channel)
         cls.images = image_pb2_grpc.ImageServiceStub(cls.channel)
+        cls.trust = trust_pb2_grpc.TrustServiceStub(cls.channel)
         cls.tasks = task_pb2_grpc.TaskServiceStub(cls.channel)
 
     @classmethod
@@ -302,12 +305,20 @@ class WholeTask(Served):
                     file_name="firmware.bin",
                     target_version=lab["target_version"],
                     expected_sha256=digest,
+                    activate=True,
                 )
             )
             for at in range(0, len(content), CHUNK_BYTES):
                 yield image_pb2.UploadImageRequest(chunk=content[at : at + CHUNK_BYTES])
 
+        key = self.trust.ImportTrustedKey(
+            trust_pb2.ImportTrustedKeyRequest(
+                trusted_key=trust_pb2.TrustedKey(public_key_pem=lab["public_key_pem"])
+            ),
+            timeout=CALL_SECONDS,
+        )
         image = self.images.UploadImage(messages(), timeout=CALL_SECONDS)
+        self.assertEqual(image.signed_by, key.name)
         self.assertEqual(image.name, f"images/{digest}")
         self.assertEqual(image.size_bytes, len(content))
         # The same bytes again are the same image.

@@ -83,6 +83,7 @@ impl Server {
         tasks: task_service_client::TaskServiceClient,
         gateways: gateway_service_client::GatewayServiceClient,
         network: network_service_client::NetworkServiceClient,
+        trust: trust_service_client::TrustServiceClient,
     );
 
     /// Commits what the machines would, and tells watchers.
@@ -129,14 +130,39 @@ impl Server {
         metadata: v1::ImageMetadata,
         bytes: &[u8],
     ) -> Result<v1::Image, Status> {
+        let metadata = v1::ImageMetadata {
+            activate: true,
+            ..metadata
+        };
+        self.upload_draft(metadata, bytes).await
+    }
+
+    /// As [`Server::upload`], and the image stays a draft unless its metadata says otherwise.
+    pub(crate) async fn upload_draft(
+        &self,
+        metadata: v1::ImageMetadata,
+        bytes: &[u8],
+    ) -> Result<v1::Image, Status> {
         let mut messages = vec![metadata_message(metadata)];
         messages.extend(bytes.chunks(100_000).map(chunk_message));
         let stream = tokio_stream::iter(messages);
         Ok(self.images().upload_image(stream).await?.into_inner())
     }
 
-    /// A profile, a gateway, and so many devices with DevEUI 1 and up.
+    /// A profile, a gateway, and so many devices with DevEUI 1 and up, which take unsigned images.
     pub(crate) async fn fill(&self, devices: u64) {
+        let policy = v1::ImagePolicy {
+            name: "imagePolicies/others".to_owned(),
+            allow_unsigned: true,
+            ..v1::ImagePolicy::default()
+        };
+        self.trust()
+            .set_image_policy(v1::SetImagePolicyRequest {
+                image_policy: Some(policy),
+                request_id: String::new(),
+            })
+            .await
+            .unwrap();
         self.profiles()
             .create_device_profile(v1::CreateDeviceProfileRequest {
                 device_profile: Some(profile()),

@@ -629,6 +629,11 @@ impl Bench {
             version_text: "2.0.0".to_owned(),
             annotations: BTreeMap::new(),
             created_at: start(),
+            facts: ImageFacts::default(),
+            release: Release {
+                state: ReleaseState::Active,
+                ..Release::default()
+            },
         };
         let task = Task {
             tenant: TenantId::default(),
@@ -644,6 +649,7 @@ impl Bench {
             options: TaskOptions {
                 data_rate: Some(5),
                 frag_algo: self.frag_algo,
+                skip_unfit: true,
                 ..TaskOptions::default()
             },
             state: TaskState::Draft,
@@ -665,6 +671,7 @@ impl Bench {
             held: None,
             resumed_at: None,
             waiting: None,
+            deltas: vec![],
             rules: Default::default(),
         };
         let mut devices = self.devices_by_themselves.clone();
@@ -674,6 +681,7 @@ impl Bench {
         self.step(vec![Command::StartTask {
             task: Box::new(task),
             image: (image, data),
+            deltas: vec![],
             devices,
             groups: self.groups.clone(),
         }])
@@ -776,6 +784,8 @@ fn profile(version: PackageVersion, uplink_interval: Duration) -> DeviceProfile 
         created_at: start(),
         updated_at: start(),
         application_reboot: None,
+        components: vec![],
+        descriptor: Default::default(),
     }
 }
 

@@ -16,6 +16,7 @@ mod api_server;
 mod api_support;
 mod api_tasks;
 mod api_tls;
+mod api_trust;
 mod campaign;
 mod class_b;
 mod cli;

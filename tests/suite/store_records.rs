@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use lorawan_fuota::firmware::KeyKind;
 use lorawan_fuota::lorawan::PackageVersion;
 use lorawan_fuota::lorawan::class_b::PingSlotPeriodicity;
 use lorawan_fuota::lorawan::identifiers::{DevAddr, DevEui, GatewayEui, JoinEui};
@@ -96,6 +97,13 @@ pub(crate) fn profile(tenant: &TenantId, id: &str) -> DeviceProfile {
             f_port: 9,
             payload: vec![1, 2],
         }),
+        components: vec![Component {
+            name: "main".to_owned(),
+            number: 3,
+            max_image_bytes: Some(99_000),
+            applies_deltas: true,
+        }],
+        descriptor: DescriptorRule::Fixed([4, 3, 2, 1]),
     }
 }
 
@@ -168,6 +176,13 @@ pub(crate) fn status() -> DeviceStatus {
         ],
         loss_permille: Some(77),
         reboot_expected: true,
+        security_counters: BTreeMap::from([("main".to_owned(), 7)]),
+        version_history: vec![VersionChange {
+            component: "main".to_owned(),
+            version: u32::MAX,
+            since: at(6),
+            evidence: VersionEvidence::User,
+        }],
     }
 }
 
@@ -302,8 +317,67 @@ pub(crate) fn image(tenant: &TenantId, byte: u8) -> (Image, Arc<[u8]>) {
         version_text: "1.2.3".to_owned(),
         annotations: BTreeMap::from([("build".to_owned(), "7".to_owned())]),
         created_at: at(2),
+        facts: ImageFacts {
+            version: "1.2.3+4".parse().ok(),
+            signature: Some(ImageSignature {
+                key: sha(5),
+                detached: true,
+            }),
+            security_counter: Some(4),
+            source_versions: [1, u32::MAX].into(),
+            md5: "d41d8cd98f00b204e9800998ecf8427e".to_owned(),
+            delta: None,
+        },
+        release: Release {
+            state: ReleaseState::Active,
+            allowed_devices: [eui(1)].into(),
+            restricted: true,
+            notes: "two\nlines".to_owned(),
+            changed_at: at(3),
+        },
     };
     (image, bytes.into())
+}
+
+pub(crate) fn delta(tenant: &TenantId, byte: u8) -> (Image, Arc<[u8]>) {
+    let (mut image, bytes) = image(tenant, byte);
+    image.container = ImageContainer::Delta;
+    image.facts.delta = Some(Delta {
+        base: sha(8),
+        base_version: 1,
+        target: sha(1),
+        target_size_bytes: 20_000,
+    });
+    (image, bytes)
+}
+
+pub(crate) fn put_delta(tenant: &TenantId, byte: u8) -> Change {
+    let (image, bytes) = delta(tenant, byte);
+    Change::PutImage(image, bytes)
+}
+
+pub(crate) fn trusted_key(tenant: &TenantId, byte: u8) -> TrustedKey {
+    TrustedKey {
+        tenant: tenant.clone(),
+        id: sha(byte),
+        display_name: "release".to_owned(),
+        kind: KeyKind::EcdsaP256,
+        der: vec![0, 255, byte],
+        model: "m1".to_owned(),
+        created_at: at(1),
+        retired_at: Some(at(2)),
+    }
+}
+
+pub(crate) fn policy(tenant: &TenantId, model: &str) -> ImagePolicy {
+    ImagePolicy {
+        tenant: tenant.clone(),
+        model: model.to_owned(),
+        allow_unsigned: true,
+        embedded_only: true,
+        created_at: at(1),
+        updated_at: at(2),
+    }
 }
 
 pub(crate) fn put_image(tenant: &TenantId, byte: u8) -> Change {
@@ -317,6 +391,7 @@ pub(crate) fn task(tenant: &TenantId, id: &str, state: TaskState) -> Task {
         id: task_id(id),
         display_name: "spring".to_owned(),
         images: vec![sha(1)],
+        deltas: vec![sha(9)],
         groups: vec!["g1".to_owned()],
         success: SuccessCriterion::Running,
         reboot: RebootMode::Countdown {
@@ -338,6 +413,9 @@ pub(crate) fn task(tenant: &TenantId, id: &str, state: TaskState) -> Task {
             class: Some(DeviceClass::B),
             ping_slots: PingSlotPeriodicity::try_from(3).ok(),
             keep_groups: true,
+            allow_downgrade: true,
+            skip_unfit: true,
+            no_deltas: true,
         },
         state,
         reason: Some(TaskReason::DeadlinePassed),
@@ -457,6 +535,7 @@ pub(crate) fn task_device(task: &str, n: u64, state: DeviceState, sequence: u64)
         retries: 1,
         retry_at: Some(at(8)),
         retried_at: Some(at(7)),
+        whole: true,
     }
 }
 
@@ -527,6 +606,7 @@ pub(crate) fn distribution(task: &str, number: u16) -> DistributionSession {
                 first_mc_f_cnt: 1234,
             }),
         },
+        delta: Some(sha(9)),
     }
 }
 
@@ -581,6 +661,9 @@ pub(crate) fn network() -> Vec<Change> {
         Change::PutAirLedger(ledger(1, 10)),
         Change::PutMulticastGroup(group(&tenant(), "g1")),
         put_image(&tenant(), 1),
+        put_delta(&tenant(), 9),
+        Change::PutTrustedKey(trusted_key(&tenant(), 5)),
+        Change::PutImagePolicy(policy(&tenant(), "m1")),
         Change::PutTask(task(&tenant(), "t1", TaskState::Distributing)),
         Change::PutTaskDevice(task_device("t1", 1, DeviceState::Receiving, 8)),
         Change::PutTaskDevice(task_device("t1", 2, DeviceState::Failed, 7)),
@@ -618,6 +701,7 @@ pub(crate) fn network_snapshot() -> Snapshot {
         tasks: vec![TaskSnapshot {
             task: task(&tenant(), "t1", TaskState::Distributing),
             image: image(&tenant(), 1),
+            deltas: vec![delta(&tenant(), 9)],
             devices: vec![
                 task_device("t1", 1, DeviceState::Receiving, 8),
                 task_device("t1", 2, DeviceState::Failed, 7),

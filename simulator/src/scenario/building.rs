@@ -61,7 +61,7 @@ pub struct Site {
     at_gateways: Vec<f64>,
     /// Share of downlinks lost at the devices of each group.
     at_groups: Vec<f64>,
-    pub(super) signing_seed: [u8; 32],
+    pub(crate) signing_seed: [u8; 32],
     pub(super) seed: u64,
 }
 

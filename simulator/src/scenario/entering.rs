@@ -13,8 +13,8 @@ use lorawan_fuota::lorawan::{
 };
 use lorawan_fuota::record::{
     AfterReboot, Blackout, Calendar, DecoderLimits, DeviceProfile, FCntReset, GatewaySettings,
-    Image, ImageContainer, Package, Packages, RebootMode, Sha256, Task, TaskCounters, TaskId,
-    TaskRules, TaskState, TenantId, VersionSource, WavePolicy,
+    Image, ImageContainer, ImageFacts, Package, Packages, RebootMode, Release, ReleaseState,
+    Sha256, Task, TaskCounters, TaskId, TaskRules, TaskState, TenantId, VersionSource, WavePolicy,
 };
 use lorawan_fuota::runtime::NewDevice;
 use lorawan_fuota::time::Timestamp;
@@ -114,6 +114,11 @@ impl Site {
             version_text: plan.version.to_string(),
             annotations: BTreeMap::new(),
             created_at: now,
+            facts: ImageFacts::default(),
+            release: Release {
+                state: ReleaseState::Active,
+                ..Release::default()
+            },
         };
         (image, data.into())
     }
@@ -178,6 +183,7 @@ impl Site {
             held: None,
             resumed_at: None,
             waiting: None,
+            deltas: vec![],
             rules: Box::new(TaskRules {
                 retry: plan.retry.clone(),
                 calendar: Calendar {
@@ -242,5 +248,7 @@ fn profile(group: &Group, region: Region) -> DeviceProfile {
         created_at: Timestamp::default(),
         updated_at: Timestamp::default(),
         application_reboot: None,
+        components: Vec::new(),
+        descriptor: Default::default(),
     }
 }

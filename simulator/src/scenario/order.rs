@@ -277,6 +277,9 @@ fn options(file: &File<'_>, table: &mut Fields<'_>, named: &Named<'_>) -> TaskOp
         ping_slots: ping_slots.and_then(|n| PingSlotPeriodicity::try_from(n).ok()),
         // A scenario has one task; there is none after it that could use them.
         keep_groups: false,
+        // Whom the image does not fit shows in the outcome.
+        skip_unfit: true,
+        ..default
     }
 }
 

@@ -180,6 +180,7 @@ impl Running {
         let order = Command::StartTask {
             task: Box::new(self.task.clone()),
             image: (self.image.clone(), Arc::clone(&self.data)),
+            deltas: vec![],
             devices: self.site.devices_of_task(&self.scenario),
             groups: vec![],
         };

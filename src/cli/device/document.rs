@@ -117,6 +117,13 @@ pub(super) fn device_json(device: &v1::EndDevice) -> Value {
             "activate_time": time_json(session.activate_time.as_ref()),
         })),
         "versions": versions,
+        "version_history": device.version_history.iter().map(|change| json!({
+            "component": change.component,
+            "version": change.version,
+            "since_time": time_json(change.since_time.as_ref()),
+            "evidence": word_json::<v1::VersionEvidence>(change.evidence),
+        })).collect::<Vec<_>>(),
+        "security_counters": device.security_counters,
         "reported_packages": packages,
         "last_seen_time": time_json(device.last_seen_time.as_ref()),
         "links": device.links.iter().map(link_json).collect::<Vec<_>>(),

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use crate::cli::moment::{duration_json, duration_text, now, time_json, time_text};
 use crate::cli::names::{hex, word, word_json};
 use crate::cli::output::{fields, nonzero};
+use crate::cli::profile::parts::{components_json, components_text, rule_text};
 use crate::proto::v1;
 
 /// The LoRaWAN version, such as `1.0.4`.
@@ -101,6 +102,8 @@ pub(super) fn profile_json(profile: &v1::DeviceProfile) -> Value {
             "f_port": downlink.f_port,
             "payload_hex": hex(&downlink.payload),
         })),
+        "components": components_json(profile),
+        "descriptor_rule": rule_text(profile),
         "create_time": time_json(profile.create_time.as_ref()),
         "update_time": time_json(profile.update_time.as_ref()),
     })
@@ -179,6 +182,8 @@ pub(super) fn profile_text(profile: &v1::DeviceProfile) -> String {
                     format!("port {}: {}", downlink.f_port, hex(&downlink.payload))
                 }),
         ),
+        ("components", components_text(profile)),
+        ("descriptor", rule_text(profile)),
         ("created", time_text(profile.create_time.as_ref(), &now)),
         ("updated", time_text(profile.update_time.as_ref(), &now)),
     ])

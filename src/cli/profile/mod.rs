@@ -1,12 +1,14 @@
 //! `fuota profile`: create, get, list, update, delete. Printing is in `document`.
 
 mod document;
+mod parts;
 
 use clap::{ArgAction, Args, Subcommand};
 use prost_types::Duration;
 use serde_json::json;
 
 use self::document::{classes, lorawan_version, package_text, profile_json, profile_text};
+use self::parts::PartArgs;
 use super::connection::{ListArgs, pages};
 use super::moment::{distance_text, duration_parser, now};
 use super::names::{enum_parser, id, parse_hex, resource, word};
@@ -149,6 +151,9 @@ pub struct ProfileSettings {
     /// A downlink upon which devices without TS006 reboot: F_PORT:HEX [default: they do so by themselves]
     #[arg(long, value_name = "DOWNLINK", value_parser = parse_application_reboot, help_heading = "After a reboot")]
     application_reboot: Option<v1::ApplicationReboot>,
+
+    #[command(flatten)]
+    parts: PartArgs,
 }
 
 impl ProfileSettings {
@@ -212,6 +217,7 @@ impl ProfileSettings {
             &mut profile.application_reboot,
             self.application_reboot,
         );
+        self.parts.apply(profile, mask);
 
         // Messages are replaced whole, so one limit keeps the others as they are.
         let limits = profile.decoder_limits.get_or_insert_default();

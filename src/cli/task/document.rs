@@ -2,7 +2,7 @@
 
 use super::policies::{thresholds_json, waves_json};
 use super::rules::{calendar_json, calendar_text, retry_json, retry_text};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::airtimes_json;
 use crate::cli::image::short;
@@ -57,7 +57,7 @@ pub(super) fn states_text(counts: &v1::TaskDeviceCounts) -> String {
 
 fn counts_json(counts: Option<&v1::TaskDeviceCounts>) -> Value {
     let counts = counts.copied().unwrap_or_default();
-    let mut object = serde_json::Map::new();
+    let mut object = Map::new();
     object.insert("total".into(), counts.total.into());
     object.insert("ended".into(), counts.ended.into());
     object.insert("succeeded".into(), counts.succeeded.into());
@@ -69,7 +69,17 @@ fn counts_json(counts: Option<&v1::TaskDeviceCounts>) -> Value {
 
 /// A task as JSON.
 pub(super) fn task_json(task: &v1::FuotaTask) -> Value {
-    let frames = task.frame_counts.unwrap_or_default();
+    let mut object = Map::new();
+    for part in [orders_json(task), state_json(task), rules_json(task)] {
+        if let Value::Object(part) = part {
+            object.extend(part);
+        }
+    }
+    object.into()
+}
+
+/// What it is to do.
+fn orders_json(task: &v1::FuotaTask) -> Value {
     json!({
         "name": task.name,
         "display_name": task.display_name,
@@ -88,8 +98,19 @@ pub(super) fn task_json(task: &v1::FuotaTask) -> Value {
         "frag_descriptor_hex": hex(&task.frag_descriptor),
         "frag_algo": word_json::<v1::FragAlgo>(task.frag_algo),
         "keep_groups": task.keep_groups,
+        "allow_downgrade": task.allow_downgrade,
+        "skip_unfit_devices": task.skip_unfit_devices,
+        "whole_images_only": task.whole_images_only,
+        "deltas": task.deltas,
         "tags": task.tags,
         "multicast_groups": task.multicast_groups,
+    })
+}
+
+/// How far it is.
+fn state_json(task: &v1::FuotaTask) -> Value {
+    let frames = task.frame_counts.unwrap_or_default();
+    json!({
         "state": word_json::<v1::TaskState>(task.state),
         "state_reason": word_json::<v1::TaskReason>(task.state_reason),
         "state_message": task.state_message,
@@ -109,6 +130,12 @@ pub(super) fn task_json(task: &v1::FuotaTask) -> Value {
         "end_time": time_json(task.end_time.as_ref()),
         "etag": task.etag,
         "retry_of": task.retry_of,
+    })
+}
+
+/// How it is done.
+fn rules_json(task: &v1::FuotaTask) -> Value {
+    json!({
         "waves": waves_json(task.waves.as_ref()),
         "thresholds": thresholds_json(task.thresholds.as_ref()),
         "retry": retry_json(task.retry.as_ref()),

@@ -82,6 +82,9 @@ pub(super) struct TaskSettings {
     keep_groups: Option<bool>,
 
     #[command(flatten)]
+    fit: FitArgs,
+
+    #[command(flatten)]
     policies: PolicyArgs,
 
     #[command(flatten)]
@@ -91,6 +94,43 @@ pub(super) struct TaskSettings {
     tags: TagArgs,
 }
 
+/// Whom the image goes to.
+#[derive(clap::Args)]
+struct FitArgs {
+    /// Serve devices that run a higher version than the image has
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true, help_heading = FIT)]
+    allow_downgrade: Option<bool>,
+
+    /// Leave out devices the image does not fit, instead of refusing to start
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true, help_heading = FIT)]
+    skip_unfit: Option<bool>,
+
+    /// Send the whole image also where a delta would do
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true, help_heading = FIT)]
+    whole_images_only: Option<bool>,
+}
+
+impl FitArgs {
+    fn apply(self, task: &mut v1::FuotaTask, mask: &mut Mask) {
+        mask.put(
+            "allow_downgrade",
+            &mut task.allow_downgrade,
+            self.allow_downgrade,
+        );
+        mask.put(
+            "skip_unfit_devices",
+            &mut task.skip_unfit_devices,
+            self.skip_unfit,
+        );
+        mask.put(
+            "whole_images_only",
+            &mut task.whole_images_only,
+            self.whole_images_only,
+        );
+    }
+}
+
+const FIT: &str = "Image and devices";
 const TIMES: &str = "Times (RFC 3339, or +30m from now)";
 const RADIO: &str = "Radio";
 
@@ -145,6 +185,7 @@ impl TaskSettings {
         mask.put("frag_size", &mut task.frag_size, self.frag_size);
         mask.put("frag_descriptor", &mut task.frag_descriptor, descriptor);
         mask.put("keep_groups", &mut task.keep_groups, self.keep_groups);
+        self.fit.apply(task, mask);
         self.policies.apply(task, mask);
         self.rules.apply(task, mask);
         mask.put("frag_algo", &mut task.frag_algo, self.frag_algo);

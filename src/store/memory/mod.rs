@@ -15,8 +15,9 @@ use super::{
 use crate::lorawan::identifiers::{DevEui, GatewayEui};
 use crate::record::{
     Activation, AirLedger, Change, Device, DeviceKeys, DeviceProfile, DeviceSettings,
-    DistributionSession, Gateway, Image, MulticastGroup, RequestRecord, SessionId, Sha256,
-    Snapshot, StateCounts, Task, TaskDevice, TaskId, TaskSnapshot, TenantId, Wave,
+    DistributionSession, Gateway, Image, ImagePolicy, MulticastGroup, RequestRecord, SessionId,
+    Sha256, Snapshot, StateCounts, Task, TaskDevice, TaskId, TaskSnapshot, TenantId, TrustedKey,
+    Wave,
 };
 
 /// A store in memory.
@@ -169,6 +170,21 @@ impl Catalog for MemoryStore {
         Ok(stored.map(|(_, bytes)| Arc::clone(bytes)))
     }
 
+    async fn trusted_keys(&self, tenant: &TenantId) -> Result<Vec<TrustedKey>> {
+        let state = self.state();
+        let owned = state.trusted_keys.values().filter(|k| k.tenant == *tenant);
+        Ok(owned.cloned().collect())
+    }
+
+    async fn image_policies(&self, tenant: &TenantId) -> Result<Vec<ImagePolicy>> {
+        let state = self.state();
+        let owned = state
+            .image_policies
+            .values()
+            .filter(|p| p.tenant == *tenant);
+        Ok(owned.cloned().collect())
+    }
+
     async fn task(&self, tenant: &TenantId, id: &TaskId) -> Result<Option<Task>> {
         let state = self.state();
         Ok(state.tasks.get(id).filter(|t| t.tenant == *tenant).cloned())
@@ -185,7 +201,9 @@ impl Catalog for MemoryStore {
         let matches = |t: &&Task| {
             t.tenant == *tenant
                 && filter.state.is_none_or(|s| s == t.state)
-                && filter.image.is_none_or(|image| t.images.contains(&image))
+                && filter
+                    .image
+                    .is_none_or(|i| t.images.contains(&i) || t.deltas.contains(&i))
                 && filter.device.is_none_or(|eui| holds(&t.id, eui))
         };
         let owned = state.tasks.values().filter(matches);

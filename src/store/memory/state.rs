@@ -6,9 +6,9 @@ use super::table::Table;
 use crate::lorawan::identifiers::{DevEui, GatewayEui};
 use crate::record::{
     AirLedger, Change, Device, DeviceKeys, DeviceProfile, DeviceSettings, DeviceStatus,
-    DistributionSession, Gateway, GatewaySettings, GatewayStatus, Image, JoinState, McGroup,
-    MulticastGroup, MulticastGroupId, ProfileId, RequestRecord, Session, SessionId, Sha256,
-    Snapshot, Task, TaskDevice, TaskId, TaskSnapshot, TenantId, Wave,
+    DistributionSession, Gateway, GatewaySettings, GatewayStatus, Image, ImagePolicy, JoinState,
+    McGroup, MulticastGroup, MulticastGroupId, ProfileId, RequestRecord, Session, SessionId,
+    Sha256, Snapshot, Task, TaskDevice, TaskId, TaskSnapshot, TenantId, TrustedKey, Wave,
 };
 use crate::store::refusal::{broken_reference, check_numbers, foreign_owner, without_image};
 use crate::store::{REQUEST_LIFETIME, Result};
@@ -36,6 +36,8 @@ pub(super) struct MemoryState {
     pub(super) distributions: Table<SessionId, DistributionSession>,
     pub(super) mc_groups: Table<SessionId, McGroup>,
     pub(super) requests: Table<(TenantId, String), RequestRecord>,
+    pub(super) trusted_keys: Table<(TenantId, Sha256), TrustedKey>,
+    pub(super) image_policies: Table<(TenantId, String), ImagePolicy>,
 }
 
 /// Makes one change, or leaves `state` as it was and says why the change is impossible.
@@ -63,8 +65,27 @@ fn apply(state: &mut MemoryState, change: &Change) -> Result<()> {
             (image.tenant.clone(), image.sha256),
             (image.clone(), Arc::clone(bytes)),
         ),
+        Change::PutImageRecord(image) => {
+            let key = (image.tenant.clone(), image.sha256);
+            let bytes = state.images.get(&key).map(|(_, bytes)| Arc::clone(bytes));
+            let bytes = bytes.ok_or_else(|| broken_reference(change))?;
+            state.images.put(key, (image.clone(), bytes));
+        }
+        Change::PutTrustedKey(record) => state
+            .trusted_keys
+            .put((record.tenant.clone(), record.id), record.clone()),
+        Change::PutImagePolicy(record) => state.image_policies.put(
+            (record.tenant.clone(), record.model.clone()),
+            record.clone(),
+        ),
+        Change::DeleteImagePolicy(tenant, model) => {
+            state
+                .image_policies
+                .remove(&(tenant.clone(), model.clone()));
+        }
         Change::DeleteImage(tenant, sha256) => {
-            let names = |task: &Task| task.tenant == *tenant && task.images.contains(sha256);
+            let images = |task: &Task| task.images.contains(sha256) || task.deltas.contains(sha256);
+            let names = |task: &Task| task.tenant == *tenant && images(task);
             possible(!state.tasks.values().any(names))?;
             state.images.remove(&(tenant.clone(), *sha256));
         }
@@ -149,7 +170,7 @@ fn apply_to_task(state: &mut MemoryState, change: &Change) -> Result<()> {
                 return Err(foreign_owner("task", &record.id));
             }
             let stored = |sha: &Sha256| state.images.contains(&(record.tenant.clone(), *sha));
-            if !record.images.iter().all(stored) {
+            if !record.images.iter().chain(&record.deltas).all(stored) {
                 return Err(broken_reference(change));
             }
             state.tasks.put(record.id.clone(), record.clone());
@@ -201,6 +222,8 @@ macro_rules! every_table {
         $state.distributions.$method();
         $state.mc_groups.$method();
         $state.requests.$method();
+        $state.trusted_keys.$method();
+        $state.image_policies.$method();
     }};
 }
 
@@ -269,13 +292,14 @@ impl MemoryState {
     }
 
     pub(super) fn task_snapshot(&self, task: &Task) -> Result<TaskSnapshot> {
-        let image = task
-            .images
-            .first()
-            .and_then(|sha256| self.images.get(&(task.tenant.clone(), *sha256)))
-            .ok_or_else(|| without_image(&task.id))?;
+        let find = |sha256: &Sha256| {
+            let stored = self.images.get(&(task.tenant.clone(), *sha256));
+            stored.cloned().ok_or_else(|| without_image(&task.id))
+        };
+        let image = task.images.first().ok_or_else(|| without_image(&task.id))?;
         Ok(TaskSnapshot {
-            image: image.clone(),
+            image: find(image)?,
+            deltas: task.deltas.iter().map(find).collect::<Result<_>>()?,
             devices: self.task_devices_of(&task.id).cloned().collect(),
             waves: self.waves_of(&task.id).cloned().collect(),
             sessions: self.distributions_of(&task.id).cloned().collect(),

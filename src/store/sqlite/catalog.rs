@@ -13,8 +13,8 @@ use super::{SqliteStore, restore};
 use crate::lorawan::identifiers::{DevEui, GatewayEui};
 use crate::record::{
     Activation, AirLedger, Device, DeviceKeys, DeviceProfile, DistributionSession, Gateway, Image,
-    MulticastGroup, RequestRecord, SessionId, Sha256, StateCounts, Task, TaskDevice, TaskId,
-    TaskSnapshot, TenantId, Wave,
+    ImagePolicy, MulticastGroup, RequestRecord, SessionId, Sha256, StateCounts, Task, TaskDevice,
+    TaskId, TaskSnapshot, TenantId, TrustedKey, Wave,
 };
 use crate::store::refusal::session_key;
 use crate::store::{
@@ -248,6 +248,18 @@ impl Catalog for SqliteStore {
             .await
             .map_err(unavailable)?;
         Ok(bytes.map(Arc::from))
+    }
+
+    async fn trusted_keys(&self, tenant: &TenantId) -> Result<Vec<TrustedKey>> {
+        let sql = "SELECT id, body FROM trusted_key WHERE tenant = ?1 ORDER BY id";
+        let query = sqlx::query_as(sql).bind(tenant.0.clone());
+        self.many("trusted_key", query).await
+    }
+
+    async fn image_policies(&self, tenant: &TenantId) -> Result<Vec<ImagePolicy>> {
+        let sql = "SELECT model, body FROM image_policy WHERE tenant = ?1 ORDER BY model";
+        let query = sqlx::query_as(sql).bind(tenant.0.clone());
+        self.many("image_policy", query).await
     }
 
     async fn task(&self, tenant: &TenantId, id: &TaskId) -> Result<Option<Task>> {

@@ -9,8 +9,8 @@ use sqlx::SqliteConnection;
 use super::rows::{identifier, parse, unavailable, unsealed};
 use crate::lorawan::identifiers::DevEui;
 use crate::record::{
-    Device, DistributionSession, Gateway, Image, Snapshot, Task, TaskDevice, TaskId, TaskSnapshot,
-    Wave,
+    Device, DistributionSession, Gateway, Image, Sha256, Snapshot, Task, TaskDevice, TaskId,
+    TaskSnapshot, Wave,
 };
 use crate::store::refusal::without_image;
 use crate::store::seal::Seal;
@@ -108,12 +108,18 @@ pub(super) fn task(
 
 /// All that belongs to `task`.
 pub(super) async fn task_snapshot(db: &mut SqliteConnection, task: Task) -> Result<TaskSnapshot> {
-    let image = image_of(db, &task).await?;
+    let sha256 = task.images.first().ok_or_else(|| without_image(&task.id))?;
+    let image = image_of(db, &task, sha256).await?;
+    let mut deltas = Vec::with_capacity(task.deltas.len());
+    for sha256 in &task.deltas {
+        deltas.push(image_of(db, &task, sha256).await?);
+    }
     Ok(TaskSnapshot {
         devices: task_devices(db, &task.id).await?,
         waves: waves(db, &task.id).await?,
         sessions: distribution_sessions(db, &task.id).await?,
         image,
+        deltas,
         task,
     })
 }
@@ -151,8 +157,11 @@ async fn active_tasks(db: &mut SqliteConnection, seal: &Seal) -> Result<Vec<Task
     Ok(tasks)
 }
 
-async fn image_of(db: &mut SqliteConnection, task: &Task) -> Result<(Image, Arc<[u8]>)> {
-    let sha256 = task.images.first().ok_or_else(|| without_image(&task.id))?;
+async fn image_of(
+    db: &mut SqliteConnection,
+    task: &Task,
+    sha256: &Sha256,
+) -> Result<(Image, Arc<[u8]>)> {
     let (body, bytes): (String, Vec<u8>) = sqlx::query_as(
         "SELECT i.body, b.bytes FROM image i \
          JOIN image_bytes b ON b.tenant = i.tenant AND b.sha256 = i.sha256 \

@@ -156,7 +156,50 @@ impl Write<'_> {
                     .bind(tenant.0.clone())
                     .bind(sha256.to_string())
             }
+            Change::PutImageRecord(_)
+            | Change::PutTrustedKey(_)
+            | Change::PutImagePolicy(_)
+            | Change::DeleteImagePolicy(..) => return self.plain_of_image().await,
             _ => return self.plain_of_task().await,
+        };
+        self.run(query).await
+    }
+
+    /// As [`Write::plain`], for what surrounds images.
+    async fn plain_of_image(&mut self) -> Result<()> {
+        let query = match self.change {
+            Change::PutImageRecord(image) => {
+                let query =
+                    sqlx::query("UPDATE image SET body = ?3 WHERE tenant = ?1 AND sha256 = ?2")
+                        .bind(image.tenant.0.clone())
+                        .bind(image.sha256.to_string())
+                        .bind(body(image)?);
+                return match self.execute(query).await? {
+                    0 => Err(broken_reference(self.change)),
+                    _ => Ok(()),
+                };
+            }
+            Change::PutTrustedKey(record) => sqlx::query(
+                "INSERT INTO trusted_key (tenant, id, body) VALUES (?1, ?2, ?3) \
+                 ON CONFLICT (tenant, id) DO UPDATE SET body = excluded.body",
+            )
+            .bind(record.tenant.0.clone())
+            .bind(record.id.to_string())
+            .bind(body(record)?),
+            Change::PutImagePolicy(record) => sqlx::query(
+                "INSERT INTO image_policy (tenant, model, body) VALUES (?1, ?2, ?3) \
+                 ON CONFLICT (tenant, model) DO UPDATE SET body = excluded.body",
+            )
+            .bind(record.tenant.0.clone())
+            .bind(record.model.clone())
+            .bind(body(record)?),
+            Change::DeleteImagePolicy(tenant, model) => {
+                sqlx::query("DELETE FROM image_policy WHERE tenant = ?1 AND model = ?2")
+                    .bind(tenant.0.clone())
+                    .bind(model.clone())
+            }
+            // The caller hands over these kinds only.
+            other => return Err(broken_reference(other)),
         };
         self.run(query).await
     }
@@ -273,7 +316,7 @@ impl Write<'_> {
         }
         self.delete("DELETE FROM task_image WHERE task = ?1", &record.id)
             .await?;
-        for sha256 in &record.images {
+        for sha256 in record.images.iter().chain(&record.deltas) {
             let query = sqlx::query(
                 "INSERT INTO task_image (task, tenant, sha256) VALUES (?1, ?2, ?3) \
                  ON CONFLICT DO NOTHING",

@@ -230,7 +230,35 @@ service! {
             assert_eq!(request.into_inner().name, image().name);
             Ok(Response::new(image()))
         }
+
+        type DownloadImageStream = BoxStream<v1::DownloadImageResponse>;
+
+        async fn download_image(&self, request: Request<v1::DownloadImageRequest>) -> Result<Response<Self::DownloadImageStream>, Status> {
+            assert_eq!(request.into_inner().name, image().name);
+            let chunks = [&b"by"[..], b"tes"].map(|chunk| {
+                Ok(v1::DownloadImageResponse { chunk: Bytes::from_static(chunk) })
+            });
+            Ok(Response::new(Box::pin(tokio_stream::iter(chunks))))
+        }
+
+        async fn withdraw_image(&self, request: Request<v1::WithdrawImageRequest>) -> Result<Response<v1::WithdrawImageResponse>, Status> {
+            let cancelled_tasks = match request.into_inner().cancel_tasks {
+                true => vec!["tasks/march".to_owned()],
+                false => vec![],
+            };
+            Ok(Response::new(v1::WithdrawImageResponse { image: Some(image()), cancelled_tasks }))
+        }
+
+        async fn update_image(&self, request: Request<v1::UpdateImageRequest>) -> Result<Response<v1::Image>, Status> {
+            let request = request.into_inner();
+            let changed = request.image.unwrap();
+            assert_eq!(request.update_mask.unwrap().paths, ["allowed_devices"]);
+            assert_eq!(changed.allowed_devices, ["devices/0102030405060708"]);
+            Ok(Response::new(image()))
+        }
     }
+    activate_image(v1::ActivateImageRequest) -> v1::Image;
+    create_delta(v1::CreateDeltaRequest) -> v1::Image;
     delete_image(v1::DeleteImageRequest) -> ();
 }
 

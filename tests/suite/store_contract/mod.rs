@@ -65,6 +65,9 @@ macro_rules! stores {
             a_failing_commit_leaves_nothing,
             a_failing_commit_undoes_replacing_and_deleting,
             references_must_hold,
+            keys_and_policies_are_kept,
+            what_is_said_of_an_image_changes_and_its_bytes_stay,
+            a_delta_that_a_task_names_stays,
             numbers_that_cannot_be_kept_are_refused,
             records_of_another_tenant_are_out_of_reach,
             only_active_tasks_are_restored,
@@ -102,6 +105,82 @@ async fn filled<P: Place>(place: &P) -> P::Opened {
     let store = place.open().await;
     store.commit(&network()).await.unwrap();
     store
+}
+
+async fn keys_and_policies_are_kept<P: Place>(place: &P) {
+    let store = filled(place).await;
+    let (t, other) = (tenant(), TenantId("other".to_owned()));
+    let second = trusted_key(&t, 6);
+    let changes = [
+        Change::PutTrustedKey(second.clone()),
+        Change::PutTrustedKey(trusted_key(&other, 1)),
+        Change::PutImagePolicy(policy(&t, "others")),
+    ];
+    store.commit(&changes).await.unwrap();
+    let store = place.open().await;
+    let keys = store.trusted_keys(&t).await.unwrap();
+    assert_eq!(keys, [trusted_key(&t, 5), second.clone()]);
+    let models = [policy(&t, "m1"), policy(&t, "others")];
+    assert_eq!(store.image_policies(&t).await.unwrap(), models);
+    let retired = TrustedKey {
+        retired_at: None,
+        ..second
+    };
+    let changes = [
+        Change::PutTrustedKey(retired.clone()),
+        Change::DeleteImagePolicy(t.clone(), "m1".to_owned()),
+        Change::DeleteImagePolicy(t.clone(), "never".to_owned()),
+    ];
+    store.commit(&changes).await.unwrap();
+    assert_eq!(store.trusted_keys(&t).await.unwrap()[1], retired);
+    assert_eq!(store.trusted_keys(&other).await.unwrap().len(), 1);
+    assert_eq!(store.image_policies(&t).await.unwrap(), models[1..]);
+}
+
+async fn what_is_said_of_an_image_changes_and_its_bytes_stay<P: Place>(place: &P) {
+    let store = filled(place).await;
+    let t = tenant();
+    let (mut image, bytes) = image(&t, 1);
+    image.release.state = ReleaseState::Withdrawn;
+    let change = Change::PutImageRecord(image.clone());
+    store.commit(&[change]).await.unwrap();
+    assert_eq!(store.image(&t, sha(1)).await.unwrap(), Some(image.clone()));
+    assert_eq!(store.image_bytes(&t, sha(1)).await.unwrap(), Some(bytes));
+    image.sha256 = sha(77);
+    let refused = store.commit(&[Change::PutImageRecord(image)]).await;
+    assert!(
+        matches!(refused, Err(StoreError::NotFound(_))),
+        "{refused:?}"
+    );
+}
+
+async fn a_delta_that_a_task_names_stays<P: Place>(place: &P) {
+    let store = filled(place).await;
+    let t = tenant();
+    let refused = store
+        .commit(&[Change::DeleteImage(t.clone(), sha(9))])
+        .await;
+    assert!(
+        matches!(refused, Err(StoreError::Conflict(_))),
+        "{refused:?}"
+    );
+    let users = TaskFilter::of_image(sha(9));
+    assert_eq!(store.tasks(&t, &users, &first(9)).await.unwrap().len(), 1);
+    let lost = Task {
+        deltas: vec![sha(78)],
+        ..task(&t, "t1", TaskState::Distributing)
+    };
+    let refused = store.commit(&[Change::PutTask(lost)]).await;
+    assert!(
+        matches!(refused, Err(StoreError::NotFound(_))),
+        "{refused:?}"
+    );
+    let done = [
+        Change::DeleteTask(task_id("t1")),
+        Change::DeleteImage(t.clone(), sha(9)),
+    ];
+    store.commit(&done).await.unwrap();
+    assert_eq!(store.image(&t, sha(9)).await.unwrap(), None);
 }
 
 async fn every_record_reads_back<P: Place>(place: &P) {
