@@ -284,14 +284,14 @@ fn read(
     })
 }
 
-/// Checks structure and SHA-256 of an MCUboot image; its version. The digest of an encrypted image cannot be
+/// Checks structure and digest of an MCUboot image; its version. The digest of an encrypted image cannot be
 /// checked here.
 fn check_mcuboot(bytes: &[u8]) -> Result<firmware::ImageVersion, ImageError> {
     match Container::recognise(bytes)? {
         Container::Raw => Err(ImageError::Magic),
         Container::Mcuboot(image) => {
             if !image.is_encrypted() {
-                image.verify_sha256(bytes)?;
+                image.verify_digest(bytes)?;
             }
             Ok(image.version)
         }

@@ -1,8 +1,8 @@
 //! The command line: a client of the gRPC API, with tables for people and JSON for programs.
 //!
-//! It knows the API as it is generated and nothing else of this crate. Each file holds one resource:
-//! its arguments, its calls, and how it is printed. Secrets go in by file, standard input or
-//! environment, and never come out.
+//! It knows the API as it is generated, and of this crate nothing else but `firmware`: images are signed and keys are
+//! made on the machine of whoever owns the keys. Each file holds one resource: its arguments, its calls, and how it is
+//! printed. Secrets go in by file, standard input or environment, and never come out.
 //!
 //! Exit status: 0 done; 1 done, but the answer is no (a task ended with failures, a plan is blocked, some items
 //! of a batch were refused); 2 wrong usage; 3 the server refused; 4 the server cannot be reached.
@@ -12,6 +12,8 @@ mod device;
 mod gateway;
 mod group;
 mod image;
+mod image_offline;
+mod keys;
 mod moment;
 mod names;
 mod network;
@@ -46,6 +48,9 @@ pub enum Command {
     /// Images: the bytes to distribute
     #[command(subcommand)]
     Image(image::ImageCommand),
+    /// Keys: what images are signed with and checked by
+    #[command(subcommand)]
+    Keys(keys::KeysCommand),
     /// Device profiles: what all end-devices of one make have in common
     #[command(subcommand)]
     Profile(profile::ProfileCommand),
@@ -152,6 +157,7 @@ pub async fn run(cli: Cli) -> ExitCode {
 async fn dispatch(command: Command, context: &mut Context) -> Result<Outcome, Failure> {
     match command {
         Command::Image(command) => image::run(command, context).await,
+        Command::Keys(command) => keys::run(command, context),
         Command::Profile(command) => profile::run(command, context).await,
         Command::Device(command) => device::run(command, context).await,
         Command::Group(command) => group::run(command, context).await,

@@ -4,7 +4,8 @@ use super::source::{Mention, Source};
 
 /// The rooms, from the base up. A room is a module with everything below it that is no room itself; `simulator/` is the
 /// root of the crate `fuota_simulator`. PURE rooms are functions of their inputs: no clock, no entropy, no input or
-/// output.
+/// output. `cli` is a client of the API like any other; it names `firmware` because private keys stay with their
+/// owners: what is signed is signed there.
 const TABLE: &str = "
     time                       PURE  ->
     erasure                    PURE  ->
@@ -24,7 +25,7 @@ const TABLE: &str = "
     proto                      EDGE  ->
     api                        EDGE  -> time lorawan firmware record task store runtime proto
     web                        EDGE  -> time lorawan firmware record task store runtime
-    cli                        EDGE  -> proto
+    cli                        EDGE  -> firmware proto
     serve                      EDGE  -> time lorawan record campaign network network/native network/native/udp store
                                         runtime api web
     main                       EDGE  -> runtime serve cli
