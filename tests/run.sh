@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Every test of the project: Rust (units, suite, simulator, documentation), then the server from outside with a Python
-# client that is generated from proto/. Installs what Debian lacks. One argument: a filter for the Rust tests alone.
+# client that is generated from proto/, and images that MCUboot's imgtool and openssl make and check. Installs what Debian
+# lacks. One argument: a filter for the Rust tests alone.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 filter=${1:-}
@@ -42,14 +43,18 @@ python_client() {
 count() { awk -v word="$1" '/^test result:/ { for (i = 2; i <= NF; i++) if ($i ~ "^" word) n += $(i - 1) } END { print n + 0 }' "$2"; }
 
 need "gcc libc6-dev" cc --version
+need openssl openssl version
 cargo build --workspace --bins
 rust=0 python=0 python_ok=0 python_bad=0
 cargo test --workspace --no-fail-fast -- ${filter:+"$filter"} 2>&1 | tee "$target/rust-tests.log" || rust=$?
 passed=$(count passed "$target/rust-tests.log") failed=$(count failed "$target/rust-tests.log")
 if [ -z "$filter" ]; then
     python_client
-    FUOTA_BIN_DIR=$target/debug PYTHONPATH=$target/python "$target/venv/bin/python" tests/python/test_client.py \
-        2>&1 | tee "$target/python-tests.log" || python=$?
+    : >"$target/python-tests.log"
+    for file in tests/python/test_*.py; do
+        FUOTA_BIN_DIR=$target/debug PYTHONPATH=$target/python "$target/venv/bin/python" "$file" \
+            2>&1 | tee -a "$target/python-tests.log" || python=$?
+    done
     python_ok=$(grep -c ' \.\.\. ok$' "$target/python-tests.log" || true)
     python_bad=$(grep -cE '^(FAIL|ERROR): ' "$target/python-tests.log" || true)
 else

@@ -1,4 +1,4 @@
-//! `fuota image`: upload, get, list, delete.
+//! `fuota image`: upload, get, list, delete; what needs no server is in `image_offline`.
 
 use std::path::PathBuf;
 
@@ -8,6 +8,7 @@ use tonic::Code;
 
 use super::connection::{ListArgs, pages};
 use super::image_release::{ReleaseCommand, ScopeArgs, release};
+use super::image_offline::{self, InspectArgs, SignArgs};
 use super::moment::{distance_text, now, time_json, time_text};
 use super::names::{enum_parser, id, pairs_text, parse_pair, resource, word, word_json};
 use super::output::{Failure, counted, fields, table};
@@ -59,6 +60,18 @@ pub enum ImageCommand {
     ///
     /// Works on files, without a server.
     ApplyDelta(delta::ApplyArgs),
+    /// Describe an image and check its signature; needs no server for a file
+    ///
+    /// Shows what the bytes say: container, header, TLVs, digests, and for a plain file what it seems to be. With
+    /// --key also whether the signature holds, the one in the image or the one beside it. Exit status 1 if it does
+    /// not, or if the image is damaged.
+    #[command(after_help = "Example:\n  fuota image inspect app.signed.bin --key release.pub.pem")]
+    Inspect(InspectArgs),
+    /// Sign a file: as an MCUboot image, or with a signature beside it; needs no server
+    #[command(after_help = "Examples:\n  \
+        fuota image sign app.bin --key release.pem --version 1.2.3 --header-size 0x200 -o app.signed.bin\n  \
+        fuota image sign app.bin --key release.pem --detached")]
+    Sign(Box<SignArgs>),
 }
 
 /// Arguments of `fuota image upload`.
@@ -169,6 +182,8 @@ pub(super) async fn run(command: ImageCommand, context: &mut Context) -> Result<
         }
         ImageCommand::Delta(args) => return delta::make(&args, context),
         ImageCommand::ApplyDelta(args) => return delta::apply(&args, context),
+        ImageCommand::Inspect(args) => return image_offline::inspect(&args, context).await,
+        ImageCommand::Sign(args) => return image_offline::sign(&args, context),
     }
     Ok(Outcome::Done)
 }

@@ -186,19 +186,27 @@ async fn withdraw(image: &str, cancel_tasks: bool, context: &mut Context) -> Res
     Ok(())
 }
 
-async fn download(
-    image: &str,
-    path: &std::path::Path,
-    context: &mut Context,
-) -> Result<(), Failure> {
-    let name = find(image, context).await?;
-    let request = v1::DownloadImageRequest { name: name.clone() };
+/// The bytes of a stored image.
+pub(super) async fn image_bytes(name: &str, context: &Context) -> Result<Vec<u8>, Failure> {
+    let request = v1::DownloadImageRequest {
+        name: name.to_owned(),
+    };
     let mut client = context.connection.images();
     let mut chunks = client.download_image(request).await?.into_inner();
     let mut bytes = Vec::new();
     while let Some(chunk) = chunks.next().await {
         bytes.extend_from_slice(&chunk?.chunk);
     }
+    Ok(bytes)
+}
+
+async fn download(
+    image: &str,
+    path: &std::path::Path,
+    context: &mut Context,
+) -> Result<(), Failure> {
+    let name = find(image, context).await?;
+    let bytes = image_bytes(&name, context).await?;
     write_new(path, &bytes)?;
     let size = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
     context.output.show(

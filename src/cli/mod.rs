@@ -1,8 +1,8 @@
 //! The command line: a client of the gRPC API, with tables for people and JSON for programs.
 //!
-//! It knows the API as it is generated and, for what needs no server, `firmware`; nothing else of this crate. Each file holds one resource:
-//! its arguments, its calls, and how it is printed. Secrets go in by file, standard input or
-//! environment, and never come out.
+//! It knows the API as it is generated, and of this crate nothing else but `firmware`: images are signed and keys are
+//! made on the machine of whoever owns the keys. Each file holds one resource: its arguments, its calls, and how it is
+//! printed. Secrets go in by file, standard input or environment, and never come out.
 //!
 //! Exit status: 0 done; 1 done, but the answer is no (a task ended with failures, a plan is blocked, some items
 //! of a batch were refused); 2 wrong usage; 3 the server refused; 4 the server cannot be reached.
@@ -14,6 +14,8 @@ mod gateway;
 mod group;
 mod image;
 mod image_release;
+mod image_offline;
+mod keys;
 mod moment;
 mod names;
 mod network;
@@ -49,12 +51,12 @@ pub enum Command {
     /// Images: the bytes to distribute
     #[command(subcommand)]
     Image(image::ImageCommand),
-    /// Keys that images are signed with
-    #[command(subcommand)]
-    Keys(trust::TrustCommand),
     /// Image policies: what each device model demands of images
     #[command(subcommand)]
     Policy(trust::PolicyCommand),
+    /// Keys: what images are signed with and checked by
+    #[command(subcommand)]
+    Keys(keys::KeysCommand),
     /// Device profiles: what all end-devices of one make have in common
     #[command(subcommand)]
     Profile(profile::ProfileCommand),
@@ -161,8 +163,8 @@ pub async fn run(cli: Cli) -> ExitCode {
 async fn dispatch(command: Command, context: &mut Context) -> Result<Outcome, Failure> {
     match command {
         Command::Image(command) => image::run(command, context).await,
-        Command::Keys(command) => trust::keys(command, context).await,
         Command::Policy(command) => trust::policy(command, context).await,
+        Command::Keys(command) => keys::run(command, context).await,
         Command::Profile(command) => profile::run(command, context).await,
         Command::Device(command) => device::run(command, context).await,
         Command::Group(command) => group::run(command, context).await,

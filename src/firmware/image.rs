@@ -3,7 +3,6 @@
 use std::fmt;
 use std::str::FromStr;
 
-use md5::Md5;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -114,12 +113,6 @@ impl FromStr for ImageVersion {
 /// SHA-256 of `bytes`: the name of an image.
 pub fn sha256(bytes: &[u8]) -> [u8; 32] {
     Sha256::digest(bytes).into()
-}
-
-/// MD5 of `bytes`, 32 lower-case hex digits: a value to report to those who know nothing better.
-pub fn md5_hex(bytes: &[u8]) -> String {
-    let digest = Md5::digest(bytes);
-    digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Digits only: the standard parser would take a sign, too.

@@ -5,20 +5,26 @@
 mod builder;
 pub mod delta;
 mod image;
+mod inspect;
 mod keys;
 mod mcuboot;
 mod padding;
 mod pem;
 mod private_key;
 mod signature;
+mod sniff;
 mod tlv;
 mod verify;
 
 pub use builder::{BuildError, McubootBuilder, ed25519_public_key};
-pub use image::{Container, ImageVersion, ParseVersionError, md5_hex, sha256};
+pub use image::{Container, ImageVersion, ParseVersionError, sha256};
+pub use inspect::{
+    DependencyInspection, Inspection, McubootInspection, SignatureCheck, TlvInspection,
+};
 pub use keys::{KeyError, KeyKind, PublicKey};
 pub use mcuboot::{Dependency, ImageError, McubootImage, Tlv, image_flags};
 pub use padding::Padding;
 pub use private_key::{Entropy, PrivateKey, RsaPadding};
 pub use signature::verify_detached;
+pub use sniff::md5_hex;
 pub use tlv::TlvKind;

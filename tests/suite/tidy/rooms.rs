@@ -4,7 +4,8 @@ use super::source::{Mention, Source};
 
 /// The rooms, from the base up. A room is a module with everything below it that is no room itself; `simulator/` is the
 /// root of the crate `fuota_simulator`. PURE rooms are functions of their inputs: no clock, no entropy, no input or
-/// output.
+/// output. `cli` is a client of the API like any other; it names `firmware` because private keys stay with their
+/// owners: what is signed is signed there.
 const TABLE: &str = "
     time                       PURE  ->
     erasure                    PURE  ->
