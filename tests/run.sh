@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Every test of the project: Rust (units, suite, simulator, documentation), then the server from outside with a Python
-# client that is generated from proto/. Installs what Debian lacks. One argument: a filter for the Rust tests alone.
+# Every test of the project: Rust (units, suite, simulator, documentation), then Python: the server from outside with a
+# client that is generated from proto/, and files against other implementations of their formats. Installs what Debian
+# lacks. One argument: a filter for the Rust tests alone.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 filter=${1:-}
@@ -48,8 +49,11 @@ cargo test --workspace --no-fail-fast -- ${filter:+"$filter"} 2>&1 | tee "$targe
 passed=$(count passed "$target/rust-tests.log") failed=$(count failed "$target/rust-tests.log")
 if [ -z "$filter" ]; then
     python_client
-    FUOTA_BIN_DIR=$target/debug PYTHONPATH=$target/python "$target/venv/bin/python" tests/python/test_client.py \
-        2>&1 | tee "$target/python-tests.log" || python=$?
+    : >"$target/python-tests.log"
+    for file in tests/python/test_*.py; do
+        FUOTA_BIN_DIR=$target/debug PYTHONPATH=$target/python "$target/venv/bin/python" "$file" \
+            2>&1 | tee -a "$target/python-tests.log" || python=$?
+    done
     python_ok=$(grep -c ' \.\.\. ok$' "$target/python-tests.log" || true)
     python_bad=$(grep -cE '^(FAIL|ERROR): ' "$target/python-tests.log" || true)
 else
