@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Every test of the project: Rust (units, suite, simulator, documentation), then the server from outside with a Python
-# client that is generated from proto/, and images that MCUboot's imgtool and openssl make and check. Installs what Debian
+# Every test of the project: Rust (units, suite, simulator, documentation), then Python: the server from outside with a
+# client that is generated from proto/, images that MCUboot's imgtool and openssl make and check, and deltas against the
+# reference decoder of their format. Installs what Debian
 # lacks. One argument: a filter for the Rust tests alone.
 set -euo pipefail
 cd "$(dirname "$0")/.."

@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 use tonic::Code;
 
 use super::connection::{ListArgs, pages};
-use super::image_release::{ReleaseCommand, ScopeArgs, release};
 use super::image_offline::{self, InspectArgs, SignArgs};
+use super::image_release::{ReleaseCommand, ScopeArgs, release};
 use super::moment::{distance_text, now, time_json, time_text};
 use super::names::{enum_parser, id, pairs_text, parse_pair, resource, word, word_json};
 use super::output::{Failure, counted, fields, table};

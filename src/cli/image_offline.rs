@@ -138,10 +138,7 @@ pub(super) fn sign(args: &SignArgs, context: &mut Context) -> Result<Outcome, Fa
 }
 
 /// Describes an image and checks what can be checked.
-pub(super) async fn inspect(
-    args: &InspectArgs,
-    context: &mut Context,
-) -> Result<Outcome, Failure> {
+pub(super) async fn inspect(args: &InspectArgs, context: &mut Context) -> Result<Outcome, Failure> {
     let keys = args
         .keys
         .iter()

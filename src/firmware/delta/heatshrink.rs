@@ -116,7 +116,7 @@ impl Heatshrink {
     }
 
     /// The shortest stream for `bytes`.
-    pub fn encode(self, bytes: &[u8]) -> Vec<u8> {
+    pub(super) fn encode(self, bytes: &[u8]) -> Vec<u8> {
         let repeats = self.plan(bytes);
         let mut bits = BitWriter::default();
         let mut place = 0;
@@ -174,7 +174,7 @@ impl BitWriter {
 
 /// Reads a stream byte by byte, with the memory a device has for it: the window and these fields.
 #[derive(Debug, Clone)]
-pub struct Decoder<'a> {
+pub(super) struct Decoder<'a> {
     settings: Heatshrink,
     input: &'a [u8],
     /// Bit of `input` to read next, 7 down to 0 within the first byte.
@@ -188,7 +188,7 @@ pub struct Decoder<'a> {
 
 impl<'a> Decoder<'a> {
     /// Starts at the first bit of `input`.
-    pub fn new(settings: Heatshrink, input: &'a [u8]) -> Self {
+    pub(super) fn new(settings: Heatshrink, input: &'a [u8]) -> Self {
         Self {
             settings,
             input,
@@ -201,7 +201,7 @@ impl<'a> Decoder<'a> {
     }
 
     /// The next byte; nothing at the end of the input. What lies before the stream reads as zeros.
-    pub fn next_byte(&mut self) -> Option<u8> {
+    pub(super) fn next_byte(&mut self) -> Option<u8> {
         let mask = self.window.len() - 1;
         if self.left == 0 {
             if self.bits(1)? == 1 {
@@ -218,7 +218,7 @@ impl<'a> Decoder<'a> {
     }
 
     /// Whether nothing is left but the zero bits that fill the last byte.
-    pub fn is_at_end(&self) -> bool {
+    pub(super) fn is_at_end(&self) -> bool {
         let rest = match self.input {
             [] => 0,
             [last] => last & ((1u16 << self.bit) - 1).to_be_bytes()[1],
