@@ -26,7 +26,8 @@ use lorawan_fuota::runtime::config::ServeArgs;
   fuota profile create --id sensor-2 --region EU868 --lorawan-version 1.0.4 --class-c \\
       --clock-sync 2 --multicast-setup 2 --fragmentation 2 --firmware-management 1
   fuota device batch devices.csv --profile sensor-2
-  fuota image upload app.signed.bin --container mcuboot
+  fuota keys import release.pub.pem
+  fuota image upload app.signed.bin --activate
   fuota task create --id march --image 3f1a09 --devices-from devices.txt
   fuota task plan march
   fuota task start march --watch"

@@ -446,7 +446,7 @@ pub(crate) fn profile(
     }
 }
 
-fn profile_id(stack: StackProfile, reed_solomon: bool) -> String {
+pub(crate) fn profile_id(stack: StackProfile, reed_solomon: bool) -> String {
     let suffix = if reed_solomon { "-reed-solomon" } else { "" };
     format!("{}{suffix}", stack.name())
 }

@@ -195,12 +195,20 @@ impl Fleet {
         }
     }
 
-    /// A signed MCUboot image around `body`.
+    /// A signed MCUboot image of the new version around `body`.
     ///
     /// # Errors
     /// The body does not fit the format.
     pub fn image(&self, body: &[u8]) -> anyhow::Result<Vec<u8>> {
-        Ok(McubootBuilder::new(body.to_vec(), NEW_VERSION)
+        self.image_of(NEW_VERSION, body)
+    }
+
+    /// A signed MCUboot image of a version.
+    ///
+    /// # Errors
+    /// As [`Fleet::image`].
+    pub fn image_of(&self, version: ImageVersion, body: &[u8]) -> anyhow::Result<Vec<u8>> {
+        Ok(McubootBuilder::new(body.to_vec(), version)
             .sign_ed25519(&self.signing_seed)
             .build()?)
     }

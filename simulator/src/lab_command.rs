@@ -46,6 +46,9 @@ pub struct LabArgs {
     /// Write the devices with their keys to this file, as `fuota device batch` reads them.
     #[arg(long, value_name = "FILE")]
     pub csv: Option<PathBuf>,
+    /// Write the key that a server has to trust to take the image to this file, in PEM.
+    #[arg(long, value_name = "FILE")]
+    pub public_key: Option<PathBuf>,
     /// Print the description of the lab as one JSON object. Always on; accepted for symmetry with other commands.
     #[arg(long)]
     pub json: bool,
@@ -76,6 +79,10 @@ pub fn run(args: &LabArgs) -> Result<()> {
     std::fs::write(&path, &image).with_context(|| format!("{}", path.display()))?;
     if let Some(csv) = &args.csv {
         std::fs::write(csv, device_list(&fleet)).with_context(|| format!("{}", csv.display()))?;
+    }
+    if let Some(path) = &args.public_key {
+        std::fs::write(path, fleet.public_key_pem())
+            .with_context(|| format!("{}", path.display()))?;
     }
     print_line(&description(&fleet, &path));
     tokio::runtime::Builder::new_multi_thread()

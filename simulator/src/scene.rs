@@ -3,18 +3,21 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use lorawan_fuota::firmware::delta::{self, DeltaOptions};
+use lorawan_fuota::firmware::sha256;
 use lorawan_fuota::lorawan::identifiers::DevEui;
 use lorawan_fuota::lorawan::keys::Key128;
 use lorawan_fuota::record::{
-    Change, DeviceProfile, Image, RebootMode, SuccessCriterion, Task, TaskId, VersionSource,
+    Change, Delta, DeviceProfile, Image, ImageContainer, ImageFacts, RebootMode, Sha256,
+    SuccessCriterion, Task, TaskId, VersionSource,
 };
-use lorawan_fuota::runtime::{Command, CommandError};
+use lorawan_fuota::runtime::{Command, CommandError, NewDevice};
 use lorawan_fuota::time::Timestamp;
 
 use crate::check::{self, CheckOptions, Outcome};
 use crate::checkers::{Checker, Event, Expected, Violation, watch_errors};
 use crate::device::DeviceConfig;
-use crate::fleet::{Fleet, NEW_VERSION};
+use crate::fleet::{Fleet, NEW_VERSION, OLD_VERSION};
 use crate::random::Random;
 use crate::world::World;
 
@@ -34,6 +37,7 @@ pub struct Scene {
     pub fleet: Fleet,
     options: CheckOptions,
     image: (Image, Arc<[u8]>),
+    deltas: Vec<(Image, Arc<[u8]>)>,
     begun: Timestamp,
 }
 
@@ -65,6 +69,7 @@ impl Scene {
             fleet,
             options: *options,
             image,
+            deltas: Vec::new(),
             begun,
         }
     }
@@ -74,9 +79,62 @@ impl Scene {
         change(&mut self.image.0);
     }
 
+    /// Makes the delta from `base`, which reports [`OLD_VERSION`], to the image of its tasks. Devices whose profile says
+    /// that they apply deltas are sent it, if the server knows what they run.
+    ///
+    /// # Panics
+    /// There can be none.
+    pub fn add_delta(&mut self, base: &[u8]) {
+        let (target, bytes) = &self.image;
+        let options = DeltaOptions {
+            target_version: target.target_version,
+            ..DeltaOptions::default()
+        };
+        let delta = delta::make(base, bytes, &options).expect("two images have a delta");
+        let image = Image {
+            sha256: Sha256(sha256(&delta)),
+            size_bytes: u32::try_from(delta.len()).unwrap_or(u32::MAX),
+            container: ImageContainer::Delta,
+            facts: ImageFacts {
+                delta: Some(Delta {
+                    base: Sha256(sha256(base)),
+                    base_version: OLD_VERSION.to_ts006(),
+                    target: target.sha256,
+                    target_size_bytes: target.size_bytes,
+                }),
+                ..ImageFacts::default()
+            },
+            ..target.clone()
+        };
+        self.deltas.push((image, delta.into()));
+    }
+
+    /// Has the operator say that all devices run [`OLD_VERSION`].
+    ///
+    /// # Panics
+    /// The server does not take it.
+    pub fn tell_versions(&mut self) {
+        let devices = self.fleet.devices.iter().zip(&self.fleet.stacks);
+        let told = devices.map(|(device, stack)| NewDevice {
+            keys: None,
+            join: None,
+            versions: Some([("main".to_owned(), OLD_VERSION.to_ts006())].into()),
+            ..check::new_device(device, check::profile_id(*stack, false), START)
+        });
+        let command = Command::PutDevices(told.collect());
+        self.world
+            .command(&command)
+            .expect("the world knows its own fleet");
+    }
+
     /// The image of its tasks.
     pub fn image(&self) -> &Image {
         &self.image.0
+    }
+
+    /// The bytes of that image.
+    pub fn image_bytes(&self) -> Arc<[u8]> {
+        Arc::clone(&self.image.1)
     }
 
     /// Bytes of that image.
@@ -126,7 +184,7 @@ impl Scene {
         self.world.command(&Command::StartTask {
             task: Box::new(task.clone()),
             image,
-            deltas: vec![],
+            deltas: self.deltas.clone(),
             devices,
             groups: vec![],
         })
@@ -141,7 +199,7 @@ impl Scene {
         self.world.command(&Command::QueueTask {
             task: Box::new(task.clone()),
             image,
-            deltas: vec![],
+            deltas: self.deltas.clone(),
             devices,
             groups: vec![],
         })
@@ -150,10 +208,12 @@ impl Scene {
     /// Writes down a draft and its image; from now on the faults of the world strike.
     fn enter(&mut self, task: &Task) -> (Image, Arc<[u8]>) {
         let (image, data) = self.image.clone();
-        self.world.commit(&[
-            Change::PutImage(image.clone(), Arc::clone(&data)),
-            Change::PutTask(task.clone()),
-        ]);
+        let all = std::iter::once(&self.image).chain(&self.deltas);
+        let mut changes: Vec<Change> = all
+            .map(|(image, data)| Change::PutImage(image.clone(), Arc::clone(data)))
+            .collect();
+        changes.push(Change::PutTask(task.clone()));
+        self.world.commit(&changes);
         self.world.release_faults();
         self.begun = self.world.now();
         (image, data)

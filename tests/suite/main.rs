@@ -21,6 +21,7 @@ mod campaign;
 mod class_b;
 mod cli;
 mod control;
+mod deltas;
 mod device_formats;
 mod forecast;
 mod foreign_codec_lrwn;

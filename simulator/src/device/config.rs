@@ -1,5 +1,6 @@
 //! What an end-device is like: identity, radio, packages, limits and habits. Data only.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use lorawan_fuota::firmware::ImageVersion;
@@ -182,6 +183,8 @@ pub struct FirmwareConfig {
     pub reboots_on: Option<(u8, Vec<u8>)>,
     /// The new firmware fails its self-test and the old one comes back.
     pub rolls_back: bool,
+    /// The image that runs, as it lies in flash, for devices that apply deltas to it.
+    pub base_image: Option<Arc<[u8]>>,
 }
 
 /// What a device checks of an image.
@@ -339,6 +342,7 @@ impl FirmwareConfig {
             installs_by_itself: false,
             reboots_on: None,
             rolls_back: false,
+            base_image: None,
         }
     }
 }

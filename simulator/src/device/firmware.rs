@@ -1,8 +1,10 @@
 //! TS006 on the device, and the boot loader behind it: the firmware that runs, the image that waits, the reboot that is
 //! due.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use lorawan_fuota::firmware::delta::{self, DeltaError, DeltaHeader};
 use lorawan_fuota::firmware::{Container, ImageError, McubootImage};
 use lorawan_fuota::lorawan::PackageVersion;
 use lorawan_fuota::lorawan::firmware_management::{
@@ -25,6 +27,7 @@ pub(super) struct FirmwareManagement {
     running_version: u32,
     image: UpImageStatus,
     bytes: Option<Vec<u8>>,
+    base: Option<Arc<[u8]>>,
     reboot_at: Option<Timestamp>,
 }
 
@@ -34,6 +37,7 @@ impl FirmwareManagement {
             running_version: config.version,
             image: UpImageStatus::NoImage,
             bytes: None,
+            base: config.base_image.clone(),
             reboot_at: None,
         }
     }
@@ -53,6 +57,15 @@ impl FirmwareManagement {
 
     /// Takes a reassembled data block as the next image and checks it.
     pub(super) fn store(&mut self, bytes: Vec<u8>, environment: &mut Environment<'_>) {
+        let bytes = match self.unpack(bytes) {
+            Ok(bytes) => bytes,
+            Err(error) => {
+                self.image = UpImageStatus::Corrupt;
+                self.bytes = None;
+                environment.note(format_args!("delta refused: {error}"));
+                return;
+            }
+        };
         let checked = check(&bytes, &environment.config.firmware);
         self.bytes = Some(bytes);
         match checked {
@@ -61,6 +74,16 @@ impl FirmwareManagement {
                 self.image = UpImageStatus::Corrupt;
                 environment.note(format_args!("image refused: {error}"));
             }
+        }
+    }
+
+    /// The image a delta makes of the one that runs; anything else is an image already.
+    fn unpack(&self, bytes: Vec<u8>) -> Result<Vec<u8>, DeltaError> {
+        match &self.base {
+            Some(base) if DeltaHeader::parse(&bytes) != Err(DeltaError::Magic) => {
+                delta::apply(base, &bytes)
+            }
+            _ => Ok(bytes),
         }
     }
 
@@ -94,6 +117,9 @@ impl FirmwareManagement {
         {
             if !rolls_back {
                 self.running_version = next_firmware_version;
+                if let (Some(base), Some(image)) = (&mut self.base, &self.bytes) {
+                    *base = image.as_slice().into();
+                }
             }
             self.image = UpImageStatus::NoImage;
         }

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use lorawan_fuota::lorawan::identifiers::{DevEui, GatewayEui};
-use lorawan_fuota::record::TaskId;
+use lorawan_fuota::record::{SessionWindow, TaskId, WindowNumber};
 use lorawan_fuota::time::Timestamp;
 
 use crate::device::EndDevice;
@@ -29,6 +29,8 @@ pub struct Recording {
     next: Timestamp,
     /// The samples, in order of time.
     pub samples: Vec<Sample>,
+    /// The windows each session was seen with, by its number and theirs: the records keep the last one alone.
+    pub windows: BTreeMap<(u16, WindowNumber), SessionWindow>,
 }
 
 /// One moment.
@@ -50,6 +52,7 @@ impl Recording {
             interval: FIRST_INTERVAL,
             next: from,
             samples: Vec::new(),
+            windows: BTreeMap::new(),
         }
     }
 
@@ -60,6 +63,11 @@ impl Recording {
             return;
         }
         let sessions = world.sessions(&self.task);
+        for session in &sessions {
+            let window = session.window;
+            self.windows
+                .insert((session.id.number, window.number), window);
+        }
         let mut indices: Vec<u8> = sessions.iter().map(|s| s.block.frag_index).collect();
         indices.sort_unstable();
         indices.dedup();

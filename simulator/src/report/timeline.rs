@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use lorawan_fuota::record::{DeviceState, DistributionSession, TaskDevice};
+use lorawan_fuota::record::{DeviceState, DistributionSession, TaskDevice, WindowNumber};
 use lorawan_fuota::time::Timestamp;
 
 use crate::svg::{Anchor, Svg};
@@ -15,6 +15,8 @@ use super::chart::{LEFT, LOOKS, RIGHT, TimeAxis, WIDTH, look, real, state_at};
 const LANE: f64 = 34.0;
 const GAP: f64 = 8.0;
 const CURVES: f64 = 220.0;
+/// Room for the words of a fault.
+const FAULT_WORDS: f64 = 170.0;
 /// Columns of the curves.
 const COLUMNS: usize = 400;
 
@@ -32,7 +34,13 @@ pub(super) fn timeline(picture: &Picture<'_>) -> String {
     for (at, what) in &picture.faults {
         let x = axis.x(*at);
         svg.line((x, 12.0), (x, base), "fault");
-        svg.text((x + 3.0, 12.0), Anchor::Start, "note", what);
+        // Words that would be cut at the right edge stand left of their line.
+        let room = WIDTH - x;
+        let (x, anchor) = match room < FAULT_WORDS {
+            true => (x - 3.0, Anchor::End),
+            false => (x + 3.0, Anchor::Start),
+        };
+        svg.text((x, 12.0), anchor, "note", what);
     }
     svg.element(WIDTH, base + 24.0, "sessions over time")
 }
@@ -50,9 +58,13 @@ fn lane(svg: &mut Svg, picture: &Picture<'_>, session: &DistributionSession, top
         session.data_rate
     );
     svg.text((8.0, top + 29.0), Anchor::Start, "note", &what);
-    let (opens, ends) = (axis.x(session.window.start), axis.x(session.window.end()));
-    let tip = format!("window {} of {name}", session.window.number);
-    svg.rect((opens, top), (ends - opens, LANE), "window", &tip);
+    let mut windows = picture.recording.windows.clone();
+    windows.insert((number, session.window.number), session.window);
+    for (of, window) in windows.range((number, 0)..=(number, WindowNumber::MAX)) {
+        let (opens, ends) = (axis.x(window.start), axis.x(window.end()));
+        let tip = format!("window {} of {name}", of.1);
+        svg.rect((opens, top), (ends - opens, LANE), "window", &tip);
+    }
     let of_session: Vec<_> = picture
         .fragments
         .iter()
