@@ -223,7 +223,7 @@ fn sign_mcuboot(
 /// Says what is odd about a file that is to become the body of an image.
 fn warn_about(args: &SignArgs, bytes: &[u8], context: &mut Context) -> Result<(), Failure> {
     let it = Inspection::of(bytes, &[], None);
-    if it.mcuboot.is_some() {
+    if it.container == "mcuboot" {
         let text = "is an MCUboot image already: give the file it was made of";
         return Err(Failure::Usage(format!("{}: {text}", args.file.display())));
     }

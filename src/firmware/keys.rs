@@ -220,7 +220,7 @@ impl PublicKey {
     /// The key as C source for the boot loader: an array and its length. `name` is the name of the array; without one
     /// it is that of MCUboot's own `keys.c`. Characters that C does not take in a name become `_`.
     pub fn to_c_array(&self, name: Option<&str>) -> String {
-        let name = c_identifier(name.unwrap_or(self.kind().c_name()));
+        let name = c_identifier(name.unwrap_or_else(|| self.kind().c_name()));
         let bytes = self.to_boot_der();
         let mut text = format!(
             "/* {} public key, key id {} */\nconst unsigned char {name}[] = {{\n",

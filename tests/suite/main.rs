@@ -19,6 +19,7 @@ mod api_tls;
 mod campaign;
 mod class_b;
 mod cli;
+mod cli_offline;
 mod control;
 mod forecast;
 mod foreign_codec_lrwn;
