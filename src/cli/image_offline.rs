@@ -129,9 +129,10 @@ pub(super) fn sign(args: &SignArgs, context: &mut Context) -> Result<Outcome, Fa
         other => other.to_string(),
     };
     let shown = ["file", "version", "size", "sha256", "type", "key_id"];
+    let label = |name: &'static str| if name == "key_id" { "key id" } else { name };
     context.output.show(
         || document.clone(),
-        || fields(&shown.map(|name| (name.split('_').next().unwrap_or(name), text(name)))),
+        || fields(&shown.map(|name| (label(name), text(name)))),
     )?;
     Ok(Outcome::Done)
 }
