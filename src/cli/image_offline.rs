@@ -130,9 +130,10 @@ pub(super) fn sign(args: &SignArgs, context: &mut Context) -> Result<Outcome, Fa
         other => other.to_string(),
     };
     let shown = ["file", "version", "size", "sha256", "type", "key_id"];
+    let label = |name: &'static str| if name == "key_id" { "key id" } else { name };
     context.output.show(
         || document.clone(),
-        || fields(&shown.map(|name| (name.split('_').next().unwrap_or(name), text(name)))),
+        || fields(&shown.map(|name| (label(name), text(name)))),
     )?;
     Ok(Outcome::Done)
 }
@@ -235,7 +236,7 @@ fn sign_mcuboot(
 /// Says what is odd about a file that is to become the body of an image.
 fn warn_about(args: &SignArgs, bytes: &[u8], context: &mut Context) -> Result<(), Failure> {
     let it = Inspection::of(bytes, &[], None);
-    if it.mcuboot.is_some() {
+    if it.container == "mcuboot" {
         let text = "is an MCUboot image already: give the file it was made of";
         return Err(Failure::Usage(format!("{}: {text}", args.file.display())));
     }

@@ -96,6 +96,10 @@ pub(super) fn read_private(path: &Path) -> Result<PrivateKey, Failure> {
 }
 
 /// Random bytes of the operating system.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a command is run by a person; nothing is replayed here"
+)]
 pub(super) fn entropy() -> impl FnMut(&mut [u8]) {
     |bytes| getrandom::fill(bytes).expect("the operating system gives entropy")
 }

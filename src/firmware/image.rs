@@ -6,7 +6,8 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::mcuboot::{ImageError, McubootImage};
+use super::error::ImageError;
+use super::mcuboot::McubootImage;
 
 /// How the bytes of an image are wrapped, told from the bytes themselves.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -4,9 +4,10 @@
 
 use serde::Serialize;
 
+use super::error::ImageError;
 use super::image::Container;
 use super::keys::{PublicKey, hex};
-use super::mcuboot::{ImageError, McubootImage, Tlv, image_flags};
+use super::mcuboot::{McubootImage, Tlv, image_flags};
 use super::padding::Padding;
 use super::signature::verify_detached;
 use super::sniff;

@@ -4,6 +4,7 @@
 
 mod builder;
 pub mod delta;
+mod error;
 mod image;
 mod inspect;
 mod keys;
@@ -17,12 +18,13 @@ mod tlv;
 mod verify;
 
 pub use builder::{BuildError, McubootBuilder, ed25519_public_key};
+pub use error::ImageError;
 pub use image::{Container, ImageVersion, ParseVersionError, sha256};
 pub use inspect::{
     DependencyInspection, Inspection, McubootInspection, SignatureCheck, TlvInspection,
 };
 pub use keys::{KeyError, KeyKind, PublicKey};
-pub use mcuboot::{Dependency, ImageError, McubootImage, Tlv, image_flags};
+pub use mcuboot::{Dependency, McubootImage, Tlv, image_flags};
 pub use padding::Padding;
 pub use private_key::{Entropy, PrivateKey, RsaPadding};
 pub use signature::verify_detached;

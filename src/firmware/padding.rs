@@ -54,7 +54,7 @@ impl Padding {
         }
         let at = before.len().checked_sub(distance)?;
         let (fill, flag) = before.split_at_checked(at)?;
-        let erased = fill.first().or_else(|| flag.get(1)).copied()?;
+        let erased = *fill.first().or_else(|| flag.get(1))?;
         let confirmed = flag.first() == Some(&1)
             && (erased == 0xff || erased == 0)
             && fill.iter().chain(flag.get(1..)?).all(|&it| it == erased);

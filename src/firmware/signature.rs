@@ -4,9 +4,9 @@ use p256::ecdsa::signature::Verifier;
 use rsa::traits::PublicKeyParts;
 use rsa::{Pkcs1v15Sign, Pss};
 
+use super::error::ImageError;
 use super::image::sha256;
 use super::keys::{Inner, PublicKey};
-use super::mcuboot::ImageError;
 
 /// Bytes of SHA-256, and of the salt that MCUboot expects in PSS.
 const DIGEST_BYTES: usize = 32;

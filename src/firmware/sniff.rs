@@ -15,7 +15,7 @@ pub(super) struct Content {
 }
 
 /// Bytes at an offset, and what opens so.
-const MARKS: [(usize, &[u8], &str); 18] = [
+const MARKS: [(usize, &[u8], &str); 17] = [
     (0, b"\x7fELF", "ELF"),
     (0, b"UF2\n", "UF2"),
     (0, b"DfuSe", "DfuSe"),
@@ -32,7 +32,6 @@ const MARKS: [(usize, &[u8], &str); 18] = [
     (0, b"-----BEGIN ", "PEM"),
     (0, b"%PDF", "PDF"),
     (0, b"\x89PNG", "PNG picture"),
-    (0, b"\x96\xf3\xb8\x3d", "big-endian MCUboot image"),
     (0, b"<!DOCTYPE", "HTML page"),
 ];
 

@@ -2,6 +2,8 @@
 //!
 //! The numbers are those that imgtool 2.5.0 writes. Does not look at values.
 
+use std::fmt;
+
 /// What a TLV holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TlvKind {
@@ -182,6 +184,15 @@ impl TlvKind {
     }
 }
 
+impl fmt::Display for TlvKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Other(number) => write!(f, "{} {number:#06x}", self.name()),
+            _ => f.write_str(self.name()),
+        }
+    }
+}
+
 impl From<u16> for TlvKind {
     fn from(number: u16) -> Self {
         let known = TLV_KINDS.iter().find(|(known, ..)| *known == number);
@@ -212,7 +223,8 @@ mod tests {
     #[test]
     fn kinds_have_names() {
         assert_eq!(TlvKind::Ecdsa.name(), "ECDSASIG");
-        assert_eq!(TlvKind::from(0xa0).name(), "VENDOR");
+        assert_eq!(TlvKind::SecurityCounter.to_string(), "SEC_CNT");
+        assert_eq!(TlvKind::from(0xa0).to_string(), "VENDOR 0x00a0");
         assert_eq!(TlvKind::from(0x9f).name(), "UNKNOWN");
     }
 }

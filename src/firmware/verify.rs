@@ -5,9 +5,10 @@
 
 use sha2::{Digest, Sha384, Sha512};
 
+use super::error::ImageError;
 use super::image::sha256;
 use super::keys::{KeyKind, PublicKey};
-use super::mcuboot::{ImageError, McubootImage, Tlv};
+use super::mcuboot::{McubootImage, Tlv};
 use super::signature::is_signed;
 use super::tlv::TlvKind;
 

@@ -1,8 +1,8 @@
 """Images and signatures against the tools that everybody else uses: MCUboot's imgtool and openssl.
 
-What they make, `fuota image inspect` has to accept, and every tampered copy of it refuse with a reason; what `fuota image
-sign` makes, they have to accept. Offline: no server runs. `FUOTA_BIN_DIR` names the folder of the binary (default
-target/debug); imgtool is the one beside the running Python.
+What they make, `fuota image inspect` has to accept, and every tampered copy of it refuse with a reason; what
+`fuota image sign` makes, they have to accept. Offline: no server runs. `FUOTA_BIN_DIR` names the folder of the binary
+(default target/debug); imgtool is the one beside the running Python.
 """
 
 import json
@@ -266,7 +266,8 @@ class Images(unittest.TestCase):
         for kind in TYPES:
             ways = [["dgst", "-sha256", "-sign", self.private(kind), "-out", signature, self.body]]
             if kind == "ed25519":
-                ways = [["pkeyutl", "-sign", "-rawin", "-inkey", self.private(kind), "-in", self.body, "-out", signature]]
+                ways = [["pkeyutl", "-sign", "-rawin", "-inkey", self.private(kind)]]
+                ways[0] += ["-in", self.body, "-out", signature]
             if kind.startswith("rsa"):
                 for salt in ("digest", "max"):
                     pss = ["-sigopt", "rsa_padding_mode:pss", "-sigopt", f"rsa_pss_saltlen:{salt}"]

@@ -20,6 +20,7 @@ mod api_trust;
 mod campaign;
 mod class_b;
 mod cli;
+mod cli_offline;
 mod control;
 mod deltas;
 mod device_formats;
