@@ -23,7 +23,7 @@ const NEIGHBOURS: usize = 4;
 /// `adjustment`, with changes; then `extra` new bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Step {
-    /// From the base position after the previous round's diff; at first the position itself.
+    /// From the base position after the previous round's diff; 0 in the first round.
     pub(super) adjustment: i64,
     /// Bytes.
     pub(super) diff: usize,
@@ -388,6 +388,14 @@ fn steps(trace: &[(Source, usize)], len: usize) -> Vec<Step> {
         match source {
             Source::Base(shift) => {
                 let start = signed(since) + shift;
+                if steps.is_empty() && start != 0 {
+                    // A patch begins at the first byte of the base: an empty round goes elsewhere.
+                    steps.push(Step {
+                        adjustment: 0,
+                        diff: 0,
+                        extra: 0,
+                    });
+                }
                 steps.push(Step {
                     adjustment: start - position,
                     diff: end - since,
@@ -487,7 +495,9 @@ mod tests {
             target in prop::collection::vec(0..3u8, 0..300),
         ) {
             let (mut position, mut covered) = (0, 0);
-            for step in path(&base, &target) {
+            let steps = path(&base, &target);
+            prop_assert!(steps.first().is_none_or(|first| first.adjustment == 0));
+            for step in steps {
                 position += step.adjustment;
                 prop_assert!(position >= 0);
                 position += signed(step.diff);
