@@ -1,7 +1,7 @@
 //! The command line: a client of the gRPC API, with tables for people and JSON for programs.
 //!
-//! It knows the API as it is generated and, for what needs no server, `firmware`; nothing else of this crate. Each file holds one resource:
-//! its arguments, its calls, and how it is printed. Secrets go in by file, standard input or
+//! It knows the API as it is generated and, for what needs no server, `firmware`; nothing else of this crate. Each file
+//! holds one resource: its arguments, its calls, and how it is printed. Secrets go in by file, standard input or
 //! environment, and never come out.
 //!
 //! Exit status: 0 done; 1 done, but the answer is no (a task ended with failures, a plan is blocked, some items

@@ -1,8 +1,8 @@
 //! Finds how a target is best put together from a base: which stretches are the base at some shift with few bytes
 //! changed, and which are new.
 //!
-//! As in bsdiff (Percival, "Naive differences of executable code", 2003) a stretch may contain changed bytes: where code
-//! moves, addresses in it change. Unlike bsdiff the stretches are not chosen one by one: candidates for shifts come
+//! As in bsdiff (Percival, "Naive differences of executable code", 2003) a stretch may contain changed bytes: where
+//! code moves, addresses in it change. Unlike bsdiff the stretches are not chosen one by one: candidates for shifts come
 //! from a suffix array, and the cheapest path through them, bit for bit as the compression will count, is found by
 //! dynamic programming over the target.
 
