@@ -2,8 +2,8 @@
 //! changed, and which are new.
 //!
 //! As in bsdiff (Percival, "Naive differences of executable code", 2003) a stretch may contain changed bytes: where
-//! code moves, addresses in it change. Unlike bsdiff the stretches are not chosen one by one: candidates for shifts come
-//! from a suffix array, and the cheapest path through them, bit for bit as the compression will count, is found by
+//! code moves, addresses in it change. Unlike bsdiff the stretches are not chosen one by one: candidates for shifts
+//! come from a suffix array, and the cheapest path through them, bit for bit as the compression will count, is found by
 //! dynamic programming over the target.
 
 use super::suffix_array::SuffixArray;
