@@ -1,9 +1,9 @@
 //! Finds how a target is best put together from a base: which stretches are the base at some shift with few bytes
 //! changed, and which are new.
 //!
-//! As in bsdiff (Percival, "Naive differences of executable code", 2003) a stretch may contain changed bytes: where code
-//! moves, addresses in it change. Unlike bsdiff the stretches are not chosen one by one: candidates for shifts come
-//! from a suffix array, and the cheapest path through them, bit for bit as the compression will count, is found by
+//! As in bsdiff (Percival, "Naive differences of executable code", 2003) a stretch may contain changed bytes: where
+//! code moves, addresses in it change. Unlike bsdiff the stretches are not chosen one by one: candidates for shifts
+//! come from a suffix array, and the cheapest path through them, bit for bit as the compression will count, is found by
 //! dynamic programming over the target.
 
 use super::suffix_array::SuffixArray;
@@ -23,7 +23,7 @@ const NEIGHBOURS: usize = 4;
 /// `adjustment`, with changes; then `extra` new bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Step {
-    /// From the base position after the previous round's diff; at first the position itself.
+    /// From the base position after the previous round's diff; 0 in the first round.
     pub(super) adjustment: i64,
     /// Bytes.
     pub(super) diff: usize,
@@ -388,6 +388,14 @@ fn steps(trace: &[(Source, usize)], len: usize) -> Vec<Step> {
         match source {
             Source::Base(shift) => {
                 let start = signed(since) + shift;
+                if steps.is_empty() && start != 0 {
+                    // A patch begins at the first byte of the base: an empty round goes elsewhere.
+                    steps.push(Step {
+                        adjustment: 0,
+                        diff: 0,
+                        extra: 0,
+                    });
+                }
                 steps.push(Step {
                     adjustment: start - position,
                     diff: end - since,
@@ -487,7 +495,9 @@ mod tests {
             target in prop::collection::vec(0..3u8, 0..300),
         ) {
             let (mut position, mut covered) = (0, 0);
-            for step in path(&base, &target) {
+            let steps = path(&base, &target);
+            prop_assert!(steps.first().is_none_or(|first| first.adjustment == 0));
+            for step in steps {
                 position += step.adjustment;
                 prop_assert!(position >= 0);
                 position += signed(step.diff);

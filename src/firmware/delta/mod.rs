@@ -106,7 +106,7 @@ impl Default for DeltaOptions {
 
 /// Makes the smallest delta found that the options allow.
 ///
-/// Takes about 50 bytes of memory per byte of the images and about 10 seconds for two unlike ones of 4 MiB.
+/// Takes up to 100 bytes of memory per byte of the images, and for 4 MiB of the worst that was tried 20 seconds.
 ///
 /// # Errors
 /// Images that are empty (target) or longer than [`IMAGE_LEN_MAX`].
@@ -311,6 +311,14 @@ mod tests {
     }
 
     #[test]
+    fn a_target_may_begin_in_the_middle_of_its_base() {
+        let target = &BASE[4000..5000];
+        let delta = make(BASE, target, &DeltaOptions::default()).unwrap();
+        assert!(apply(BASE, &delta).as_deref() == Ok(target));
+        assert!(delta.len() < HEADER_LEN + 40, "{}", delta.len());
+    }
+
+    #[test]
     fn slot_padding_is_no_part_of_an_image() {
         let image = include_bytes!("../../../tests/vectors/imgtool_ed25519.bin");
         let padded = [&image[..], &[0xff; 300]].concat();
@@ -323,7 +331,7 @@ mod tests {
         fn any_pair_comes_back(
             base in prop::collection::vec(0..6u8, 0..800),
             cuts in prop::collection::vec((0..800usize, 0..200usize), 0..6),
-            fresh in prop::collection::vec(any::<u8>(), 1..60),
+            fresh in prop::collection::vec(any::<u8>(), 0..60),
             number in 0..4u8,
         ) {
             let mut target = fresh;
@@ -331,8 +339,12 @@ mod tests {
                 let start = start.min(base.len());
                 target.extend(&base[start..(start + len).min(base.len())]);
             }
-            let delta = make(&base, &target, &options(number)).unwrap();
-            prop_assert_eq!(apply(&base, &delta), Ok(target));
+            let delta = make(&base, &target, &options(number));
+            if target.is_empty() {
+                prop_assert_eq!(delta, Err(DeltaError::Empty));
+            } else {
+                prop_assert_eq!(apply(&base, &delta.unwrap()), Ok(target));
+            }
         }
 
         #[test]

@@ -2,10 +2,10 @@
 //! base, read from beginning to end.
 //!
 //! Header: one byte, patch type (0) in bits 6..4 and compression in bits 3..0; size of the target. Then, compressed:
-//! a size (0: no data format), and per round size and bytes of the diff, size and bytes of the extra, and the adjustment
-//! of the base position, until the target is whole. Sizes: 6 bits and a sign (bit 6) in the first byte, 7 bits in each
-//! that follows, least significant first, bit 7 where more follow. Source: the documentation of detools, "Sequential",
-//! and the patches it makes.
+//! a size (0: no data format), and per round size and bytes of the diff, size and bytes of the extra, and the
+//! adjustment of the base position, until the target is whole. Sizes: 6 bits and a sign (bit 6) in the first byte,
+//! 7 bits in each that follows, least significant first, bit 7 where more follow. Source: the documentation of detools,
+//! "Sequential", the patches it makes and what its decoders accept.
 
 use super::DeltaError;
 use super::crle;

@@ -39,52 +39,30 @@ impl<'a> SuffixArray<'a> {
         Self { text, order, pairs }
     }
 
-    /// Longest matches of the opening of `pattern`, at most `2 * reach` of them around the best, in no order; none if
-    /// not even two bytes are found.
-    pub(super) fn matches(
-        &self,
-        pattern: &[u8],
+    /// Matches of the opening of `pattern`: the longest, and its neighbours in order, at most `2 * reach` in all; none
+    /// if not even two bytes are found.
+    pub(super) fn matches<'b>(
+        &'b self,
+        pattern: &'b [u8],
         reach: usize,
-    ) -> impl Iterator<Item = Match> + use<'_, 'a> {
-        let (first, at) = match pattern {
+    ) -> impl Iterator<Item = Match> + use<'a, 'b> {
+        let near = match pattern {
             [first, second, ..] => {
                 let key = pair_key(*first, Some(*second));
                 let (low, high) = (to_usize(self.pairs[key]), to_usize(self.pairs[key + 1]));
-                let place = self.order[low..high]
+                let before = self.order[low..high]
                     .partition_point(|&start| &self.text[to_usize(start)..] < pattern);
-                let at = low + place;
-                (
-                    at.saturating_sub(reach).max(low)..at.saturating_add(reach).min(high),
-                    at,
-                )
+                let at = low + before;
+                at.saturating_sub(reach).max(low)..at.saturating_add(reach).min(high)
             }
-            _ => (0..0, 0),
+            _ => 0..0,
         };
-        let length_of = |position: usize| {
+        self.order[near].iter().map(move |&start| {
+            let position = to_usize(start);
             let pairs = self.text[position..].iter().zip(pattern);
-            pairs.take_while(|(left, right)| left == right).count()
-        };
-        let mut found = Vec::with_capacity(first.len());
-        // Away from the place of the pattern, matches only get shorter: no byte needs to be compared twice as often.
-        let mut bound = usize::MAX;
-        for index in (first.start..at.min(first.end)).rev() {
-            let position = to_usize(self.order[index]);
-            bound = bound.min(length_of(position));
-            found.push(Match {
-                position,
-                length: bound,
-            });
-        }
-        bound = usize::MAX;
-        for index in at..first.end {
-            let position = to_usize(self.order[index]);
-            bound = bound.min(length_of(position));
-            found.push(Match {
-                position,
-                length: bound,
-            });
-        }
-        found.into_iter()
+            let length = pairs.take_while(|(left, right)| left == right).count();
+            Match { position, length }
+        })
     }
 }
 
