@@ -10,8 +10,7 @@ use rsa::pkcs1::DecodeRsaPrivateKey;
 use rsa::pkcs8::der::asn1::{ContextSpecific, ObjectIdentifier, OctetStringRef};
 use rsa::pkcs8::der::{Decode, Reader, SliceReader, TagNumber};
 use rsa::pkcs8::{EncodePrivateKey, PrivateKeyInfo};
-use rsa::rand_core::Error as RandomError;
-use rsa::rand_core::{CryptoRng, RngCore};
+use rsa::rand_core::{CryptoRng, Error as EntropyError, RngCore};
 use rsa::{Pkcs1v15Sign, Pss};
 use zeroize::Zeroizing;
 
@@ -297,7 +296,7 @@ impl RngCore for Random<'_> {
         (self.0)(dest);
     }
 
-    fn try_fill_bytes(&mut self, dest: &mut [u8]) -> Result<(), RandomError> {
+    fn try_fill_bytes(&mut self, dest: &mut [u8]) -> Result<(), EntropyError> {
         self.fill_bytes(dest);
         Ok(())
     }
