@@ -14,7 +14,7 @@ pub struct Heatshrink {
 /// Bits of a byte that is not repeated.
 const LITERAL_BITS: u32 = 9;
 /// Places the encoder tries before it takes the longest match so far: bounds its time where all is alike.
-const TRIES_MAX: usize = 1024;
+const TRIES_MAX: usize = 512;
 
 impl Heatshrink {
     /// What the C decoder of detools is built for unless told otherwise: 256 bytes of window, 128 of lookahead.
@@ -92,12 +92,15 @@ impl Heatshrink {
                 if place - earlier > window {
                     break;
                 }
-                let same = bytes[earlier..]
-                    .iter()
-                    .zip(rest)
-                    .take_while(|(a, b)| a == b)
-                    .count();
-                if same > usize::from(best.length) {
+                // Most places differ where a longer repetition would have to go on: they need no closer look.
+                let length = usize::from(best.length);
+                let same = if bytes.get(earlier + length) == rest.get(length) {
+                    let pairs = bytes[earlier..].iter().zip(rest);
+                    pairs.take_while(|(a, b)| a == b).count()
+                } else {
+                    0
+                };
+                if same > length {
                     best = Repeat {
                         distance: u16::try_from(place - earlier).unwrap_or(u16::MAX),
                         length: u16::try_from(same).unwrap_or(u16::MAX),

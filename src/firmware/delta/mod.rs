@@ -106,7 +106,7 @@ impl Default for DeltaOptions {
 
 /// Makes the smallest delta found that the options allow.
 ///
-/// Takes up to 100 bytes of memory per byte of the images, and for 4 MiB of the worst that was tried 20 seconds.
+/// Takes up to 100 bytes of memory per byte of the images, and for 4 MiB of the worst that was tried half a minute.
 ///
 /// # Errors
 /// Images that are empty (target) or longer than [`IMAGE_LEN_MAX`].
