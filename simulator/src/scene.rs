@@ -79,8 +79,8 @@ impl Scene {
         change(&mut self.image.0);
     }
 
-    /// Makes the delta from `base`, which reports [`OLD_VERSION`], to the image of its tasks. Devices whose profile says
-    /// that they apply deltas are sent it, if the server knows what they run.
+    /// Makes the delta from `base`, which reports [`OLD_VERSION`], to the image of its tasks. Devices whose profile
+    /// says that they apply deltas are sent it, if the server knows what they run.
     ///
     /// # Panics
     /// There can be none.

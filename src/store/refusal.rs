@@ -37,10 +37,7 @@ pub(super) fn broken_reference(change: &Change) -> StoreError {
         | Change::PutSession(eui, _) => device(eui),
         Change::PutDeviceKeys(keys) => device(&keys.dev_eui),
         Change::PutGatewayStatus(eui, _) => StoreError::NotFound(format!("gateway {eui}")),
-        Change::PutTask(record) => match record.images.first() {
-            Some(sha256) => StoreError::NotFound(format!("image {sha256}")),
-            None => StoreError::NotFound("image".to_owned()),
-        },
+        Change::PutTask(record) => StoreError::NotFound(format!("an image of task {}", record.id)),
         Change::PutImageRecord(image) => StoreError::NotFound(format!("image {}", image.sha256)),
         Change::PutTaskDevice(record) => task(&record.task),
         Change::PutWave(record) => task(&record.task),

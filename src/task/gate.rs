@@ -16,14 +16,21 @@ pub(super) struct Unfit {
     pub(super) evidence: String,
 }
 
-/// The image is not for anybody any more.
+/// The image is for nobody: withdrawn, or a patch, which goes to devices in place of the image it makes.
 pub(super) fn image(request: &PlanRequest<'_>) -> Result<(), PlanError> {
-    if request.image.release.state != ReleaseState::Withdrawn {
-        return Ok(());
-    }
+    let message = match &request.image.facts.delta {
+        _ if request.image.release.state == ReleaseState::Withdrawn => {
+            "the image is withdrawn".to_owned()
+        }
+        Some(delta) => format!(
+            "the image is a delta: name the one it makes, {}",
+            delta.target
+        ),
+        None => return Ok(()),
+    };
     Err(PlanError::Field {
         field: "images",
-        message: "the image is withdrawn".to_owned(),
+        message,
     })
 }
 
@@ -127,10 +134,11 @@ pub(super) fn delta<'a>(request: &PlanRequest<'a>, device: &FleetDevice) -> Opti
     let part = device.profile.component(&image.component)?;
     let running = device.status.version(&image.component)?;
     let fits = |delta: &&Image| {
-        delta
-            .facts
-            .delta
-            .is_some_and(|patch| patch.target == image.sha256 && patch.base_version == running)
+        delta.release.allows(device.settings.dev_eui)
+            && delta
+                .facts
+                .delta
+                .is_some_and(|patch| patch.target == image.sha256 && patch.base_version == running)
             && delta.size_bytes < image.size_bytes
     };
     let patches = request.deltas.iter().copied().filter(fits);

@@ -55,8 +55,8 @@ const TABLE: &str = "
     simulator/check            EDGE  -> time lorawan firmware record runtime simulator/random simulator/channel
                                         simulator/gateway simulator/device simulator/lab simulator/fleet
                                         simulator/world simulator/checkers simulator/scene
-    simulator/scene            EDGE  -> time lorawan record runtime simulator/device simulator/fleet simulator/world
-                                        simulator/checkers simulator/check simulator/random
+    simulator/scene            EDGE  -> time lorawan firmware record runtime simulator/device simulator/fleet
+                                        simulator/world simulator/checkers simulator/check simulator/random
     simulator/minimise         EDGE  -> lorawan simulator/check simulator/checkers simulator/fleet simulator/world
     simulator/operator         EDGE  -> proto
     simulator/server           EDGE  ->
