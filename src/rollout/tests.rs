@@ -4,8 +4,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::record::{
-    DeviceReason, DeviceState, ImageContainer, ImageFacts, RebootMode, Release, RolloutSchedule,
-    RolloutSelector, RolloutValidation, SuccessCriterion, TaskCounters, TaskOptions, TenantId,
+    DeviceState, ImageContainer, ImageFacts, RebootMode, Release, RolloutSchedule, RolloutSelector,
+    RolloutValidation, SuccessCriterion, TaskCounters, TaskOptions, TenantId,
 };
 
 const OLD: u32 = 1;
