@@ -80,7 +80,7 @@ async fn problems(server: &Server, id: &str, image: &str) -> Vec<(String, String
         .unwrap()
         .into_inner();
     let request = v1::AddTaskDevicesRequest {
-        task: task.name.clone(),
+        name: task.name.clone(),
         devices: vec![
             "devices/0000000000000001".to_owned(),
             "devices/0000000000000002".to_owned(),
