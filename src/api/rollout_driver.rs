@@ -80,7 +80,8 @@ impl<S: Catalog> Api<S> {
     /// Looks at every rollout once; returns when the first one wants to be looked at again.
     ///
     /// # Errors
-    /// The store does not answer. What was begun is gone on with at the next look.
+    /// The store does not answer. What was begun is gone on with at the next look, as after an error with one of them,
+    /// which is logged.
     pub async fn look_after_rollouts(&self) -> Result<Option<Timestamp>, StoreError> {
         let busy = |rollout: &Rollout| {
             rollout.switch == RolloutSwitch::Enabled
@@ -99,18 +100,38 @@ impl<S: Catalog> Api<S> {
             let Some(rollout) = self.rollout(&rollout.id).await.map_err(of_store)? else {
                 continue;
             };
-            let (rollout, _) = self.look_at(rollout, &stock).await.map_err(of_store)?;
-            let wants = rollout.status.next_start.into_iter();
-            next = wants.chain(next).min();
+            let id = rollout.id.clone();
+            match self.look_at(rollout, &stock).await {
+                Ok((rollout, _)) => {
+                    let wants = rollout.status.next_start.into_iter();
+                    next = wants.chain(next).min();
+                }
+                // The others are not to suffer for it.
+                Err(error) => warn!(
+                    rollout = id,
+                    error = error.into_words(),
+                    "was not looked at"
+                ),
+            }
         }
         Ok(next)
     }
 
-    /// Looks at a rollout a user has just changed, with the desk held; the tasks that are being cancelled.
-    pub(super) async fn look_at_once(&self, rollout: Rollout) -> Result<Vec<TaskId>, ApiError> {
-        let stock = self.stock().await?;
-        let (_, cancelled) = self.look_at(rollout, &stock).await?;
-        Ok(cancelled)
+    /// Looks at a rollout a user has just changed, with the desk held: the record as it is then, and the tasks that are
+    /// being cancelled. What the user wanted is written; what cannot be done about it now is left to the next look.
+    pub(super) async fn look_at_once(&self, rollout: &Rollout) -> (Rollout, Vec<TaskId>) {
+        let look = async {
+            let stock = self.stock().await?;
+            self.look_at(rollout.clone(), &stock).await
+        };
+        look.await.unwrap_or_else(|error: ApiError| {
+            warn!(
+                rollout = rollout.id,
+                error = error.into_words(),
+                "was not looked at"
+            );
+            (rollout.clone(), Vec::new())
+        })
     }
 
     async fn look_at(
@@ -229,26 +250,26 @@ impl<S: Catalog> Api<S> {
         Ok(())
     }
 
-    /// Starts the draft of a rollout; the record as it is then.
+    /// Starts the draft of a rollout; `begun` is its record as it is then.
     pub(super) async fn begin(
         &self,
-        rollout: &Rollout,
+        begun: &Rollout,
         task: &TaskId,
         mut with: Vec<Change>,
-    ) -> Result<Rollout, ApiError> {
-        let mut begun = rollout.clone();
-        rollout::started(&mut begun, task);
+    ) -> Result<(), ApiError> {
         with.push(Change::PutRollout(Box::new(begun.clone())));
         let draft = self.task(task).await?;
         self.start_draft(draft, true, with).await?;
         info!(rollout = begun.id, %task, "rollout started a task");
-        Ok(begun)
+        Ok(())
     }
 
     /// Starts the draft of a rollout, or notes why not.
     async fn try_to_start(&self, mut rollout: Rollout, start: &Start) -> Result<Rollout, ApiError> {
-        let error = match self.begin(&rollout, &start.task, Vec::new()).await {
-            Ok(begun) => return Ok(begun),
+        let mut begun = rollout.clone();
+        rollout::started(&mut begun, &start.task);
+        let error = match self.begin(&begun, &start.task, Vec::new()).await {
+            Ok(()) => return Ok(begun),
             Err(error) if is_unknown(&error) => return Err(error),
             Err(error) => error.into_words(),
         };

@@ -14,7 +14,7 @@ use super::devices::MOST_DEVICES;
 use super::errors::ApiError;
 use super::fields::{Fields, tenant};
 use super::filter::Kind;
-use super::idempotency::{Call, Ticket, first_or_return};
+use super::idempotency::{Ticket, first_or_return};
 use super::mask::Mask;
 use super::page::PageRequest;
 use super::rollout_driver::is_unknown;
@@ -157,10 +157,10 @@ impl<S: Catalog> Api<S> {
         rollout: Rollout,
         ticket: Ticket,
     ) -> Result<v1::Rollout, ApiError> {
-        let id = rollout.id.clone();
-        self.keep_and_look(rollout, &ticket).await?;
-        let rollout = self.rollout(&id).await?;
-        let shown = rollout.as_ref().map(show).unwrap_or_default();
+        let answered = ticket.clone().answered(&show(&rollout));
+        self.keep(&rollout, answered).await?;
+        let (rollout, _) = self.look_at_once(&rollout).await;
+        let shown = show(&rollout);
         let changes = ticket.answered(&shown);
         if !changes.is_empty() {
             self.commit(changes).await?;
@@ -168,16 +168,12 @@ impl<S: Catalog> Api<S> {
         Ok(shown)
     }
 
-    async fn keep_and_look(
-        &self,
-        rollout: Rollout,
-        ticket: &Ticket,
-    ) -> Result<Vec<TaskId>, ApiError> {
+    async fn keep(&self, rollout: &Rollout, answered: Vec<Change>) -> Result<(), ApiError> {
         let mut changes = vec![Change::PutRollout(Box::new(rollout.clone()))];
-        changes.extend(ticket.carried_out());
+        changes.extend(answered);
         self.commit(changes).await?;
         self.draft_changed();
-        self.look_at_once(rollout).await
+        Ok(())
     }
 
     async fn change_rollout(
@@ -185,15 +181,7 @@ impl<S: Catalog> Api<S> {
         request: v1::UpdateRolloutRequest,
     ) -> Result<v1::Rollout, ApiError> {
         let _desk = self.desk().await;
-        let name = request.rollout.as_ref().map(|rollout| rollout.name.clone());
-        let ticket = match self.once("UpdateRollout", &request, &[]).await? {
-            Call::Again(Some(answer)) => return Ok(answer),
-            Call::Again(None) => {
-                let name = name.unwrap_or_default();
-                return self.shown_rollout("rollout.name", &name).await;
-            }
-            Call::First(ticket) => ticket,
-        };
+        let ticket = first_or_return!(self.once("UpdateRollout", &request, &[]).await?);
         let mut fields = Fields::of("rollout");
         let writable = &rollout_records::WRITABLE;
         let mask = Mask::read(&mut fields, request.update_mask.as_ref(), writable);
@@ -236,11 +224,7 @@ impl<S: Catalog> Api<S> {
 
     async fn enable(self, request: v1::EnableRolloutRequest) -> Result<v1::Rollout, ApiError> {
         let _desk = self.desk().await;
-        let ticket = match self.once("EnableRollout", &request, &[]).await? {
-            Call::Again(Some(answer)) => return Ok(answer),
-            Call::Again(None) => return self.shown_rollout("name", &request.name).await,
-            Call::First(ticket) => ticket,
-        };
+        let ticket = first_or_return!(self.once("EnableRollout", &request, &[]).await?);
         let mut rollout = self.find_rollout("name", &request.name).await?;
         rollout.switch = RolloutSwitch::Enabled;
         rollout.not_validated = None;
@@ -251,11 +235,7 @@ impl<S: Catalog> Api<S> {
 
     async fn disable(self, request: v1::DisableRolloutRequest) -> Result<v1::Rollout, ApiError> {
         let _desk = self.desk().await;
-        let ticket = match self.once("DisableRollout", &request, &[]).await? {
-            Call::Again(Some(answer)) => return Ok(answer),
-            Call::Again(None) => return self.shown_rollout("name", &request.name).await,
-            Call::First(ticket) => ticket,
-        };
+        let ticket = first_or_return!(self.once("DisableRollout", &request, &[]).await?);
         let mut rollout = self.find_rollout("name", &request.name).await?;
         rollout.switch = RolloutSwitch::Disabled;
         rollout.updated_at = self.now();
@@ -268,27 +248,21 @@ impl<S: Catalog> Api<S> {
         request: v1::WithdrawRolloutRequest,
     ) -> Result<v1::WithdrawRolloutResponse, ApiError> {
         let _desk = self.desk().await;
-        let ticket = match self.once("WithdrawRollout", &request, &[]).await? {
-            Call::Again(Some(answer)) => return Ok(answer),
-            Call::Again(None) => {
-                return Ok(v1::WithdrawRolloutResponse {
-                    rollout: Some(self.shown_rollout("name", &request.name).await?),
-                    cancelled_tasks: Vec::new(),
-                });
-            }
-            Call::First(ticket) => ticket,
-        };
+        let ticket = first_or_return!(self.once("WithdrawRollout", &request, &[]).await?);
         let mut rollout = self.find_rollout("name", &request.name).await?;
         rollout.switch = RolloutSwitch::Withdrawn;
         rollout.updated_at = self.now();
-        let cancelled = self.keep_and_look(rollout, &ticket).await?;
-        let answer = v1::WithdrawRolloutResponse {
-            rollout: Some(self.shown_rollout("name", &request.name).await?),
+        let answer = |rollout: &Rollout, cancelled: &[TaskId]| v1::WithdrawRolloutResponse {
+            rollout: Some(show(rollout)),
             cancelled_tasks: cancelled
                 .iter()
                 .map(|task| names::name("tasks", task))
                 .collect(),
         };
+        let answered = ticket.clone().answered(&answer(&rollout, &[]));
+        self.keep(&rollout, answered).await?;
+        let (rollout, cancelled) = self.look_at_once(&rollout).await;
+        let answer = answer(&rollout, &cancelled);
         let changes = ticket.answered(&answer);
         if !changes.is_empty() {
             self.commit(changes).await?;
@@ -301,16 +275,7 @@ impl<S: Catalog> Api<S> {
         request: v1::PushRolloutRequest,
     ) -> Result<v1::PushRolloutResponse, ApiError> {
         let _desk = self.desk().await;
-        let ticket = match self.once("PushRollout", &request, &[]).await? {
-            Call::Again(Some(answer)) => return Ok(answer),
-            Call::Again(None) => {
-                return Ok(v1::PushRolloutResponse {
-                    rollout: Some(self.shown_rollout("name", &request.name).await?),
-                    task: String::new(),
-                });
-            }
-            Call::First(ticket) => ticket,
-        };
+        let ticket = first_or_return!(self.once("PushRollout", &request, &[]).await?);
         let mut fields = Fields::default();
         let devices = rollout_records::read_devices(&mut fields, "devices", &request.devices);
         if !(1..=MOST_DEVICES).contains(&request.devices.len()) {
@@ -327,16 +292,7 @@ impl<S: Catalog> Api<S> {
             return Err(ApiError::refused("ROLLOUT_WITHDRAWN", message));
         }
         let (image, behind) = self.to_push(&rollout, devices).await?;
-        let task = self.start_push(rollout, image, behind, &ticket).await?;
-        let answer = v1::PushRolloutResponse {
-            rollout: Some(self.shown_rollout("name", &request.name).await?),
-            task: names::name("tasks", task),
-        };
-        let changes = ticket.answered(&answer);
-        if !changes.is_empty() {
-            self.commit(changes).await?;
-        }
-        Ok(answer)
+        self.start_push(rollout, image, behind, ticket).await
     }
 
     /// The image of a rollout, and those of the devices that do not run it.
@@ -372,8 +328,8 @@ impl<S: Catalog> Api<S> {
         before: Rollout,
         image: Sha256,
         devices: BTreeSet<DevEui>,
-        ticket: &Ticket,
-    ) -> Result<TaskId, ApiError> {
+        ticket: Ticket,
+    ) -> Result<v1::PushRolloutResponse, ApiError> {
         let mut rollout = before.clone();
         self.skip_taken_numbers(&mut rollout).await?;
         let named: Vec<DevEui> = devices.iter().copied().collect();
@@ -385,12 +341,13 @@ impl<S: Catalog> Api<S> {
             devices,
         };
         self.write_draft(&rollout, &start, None, Vec::new()).await?;
-        let begun = self.begin(&rollout, &task, ticket.carried_out()).await;
-        match begun {
-            Ok(rollout) => {
-                self.look_at_once(rollout).await?;
-                Ok(task)
-            }
+        rollout::started(&mut rollout, &task);
+        let answer = v1::PushRolloutResponse {
+            rollout: Some(show(&rollout)),
+            task: names::name("tasks", &task),
+        };
+        match self.begin(&rollout, &task, ticket.answered(&answer)).await {
+            Ok(()) => Ok(answer),
             // It may have begun all the same: the next look sees.
             Err(error) if is_unknown(&error) => Err(error),
             Err(error) => {

@@ -390,8 +390,7 @@ impl Turn<'_> {
             self.show(RolloutState::Blocked, refused.why);
             return None;
         }
-        let was_wide = draft.as_ref().map(|draft| draft.purpose) == Some(RolloutPurpose::Wide);
-        if purpose == RolloutPurpose::Wide && !was_wide {
+        if purpose == RolloutPurpose::Wide {
             self.rollout.last_start = Some(now);
         }
         self.rollout.gathering_since = None;

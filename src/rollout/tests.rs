@@ -528,7 +528,6 @@ proptest! {
             required_percent: percent,
         };
         let mut wide: Vec<Timestamp> = vec![];
-        let mut numbers: BTreeSet<TaskId> = BTreeSet::new();
         for event in events {
             let mut refuse = false;
             match event {
@@ -584,8 +583,7 @@ proptest! {
                             || decision.rollout.validated == Some(start.image),
                         "not validated"
                     );
-                    let is_new = numbers.insert(start.task.clone());
-                    if let (true, Some(interval)) = (is_new, interval) {
+                    if let (false, Some(interval)) = (refuse, interval) {
                         let anchor = not_before.unwrap_or(0);
                         let slot = |at: Timestamp| {
                             (at.as_unix_seconds() - anchor).div_euclid(i64::try_from(interval).unwrap())
