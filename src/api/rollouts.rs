@@ -23,7 +23,7 @@ use super::{Api, answer, carry_out, names, regions};
 
 const FILTER: [(&str, Kind); 3] = [
     ("state", Kind::Word(is_state)),
-    ("selector.model", Kind::Text),
+    ("model", Kind::Text),
     ("current_image", Kind::Text),
 ];
 
@@ -400,7 +400,7 @@ impl<S: Catalog> Api<S> {
                     shown.state().as_str_name(),
                     "ROLLOUT_STATE_",
                 )),
-                "selector.model" => Some(rollout.order.selector.model.clone()),
+                "model" => Some(rollout.order.selector.model.clone()),
                 _ => Some(shown.current_image.clone()),
             });
             if holds {

@@ -72,7 +72,7 @@ pub struct TaskSeen {
 /// What is to be done.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Decision {
-    /// The record as it is to be written, together with what follows or before.
+    /// The record; to be written before a task is started, in one commit with its draft.
     pub rollout: Rollout,
     /// Start this task; it is in the record, not yet started.
     pub start: Option<Start>,
@@ -341,8 +341,8 @@ impl Turn<'_> {
 
     /// A task for all runs or waits.
     fn is_distributing(&self) -> bool {
-        let wide = |task: &&RolloutTask| task.purpose == RolloutPurpose::Wide;
-        self.going().any(|task| wide(&task))
+        let mut going = self.going();
+        going.any(|task| task.purpose == RolloutPurpose::Wide)
     }
 
     fn under_way(&self) -> usize {

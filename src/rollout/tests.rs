@@ -410,7 +410,7 @@ fn who_cannot_be_served_is_counted_and_left_alone() {
         .insert("main".to_owned(), (0, at(0)));
     network.devices[2].versions.clear();
     network.devices[3].model = "other".to_owned();
-    let start = network.go(&mut rollout()).unwrap();
+    let start = network.decide(&rollout()).start.unwrap();
     assert_eq!(start.devices, euis(&[0]));
     let counts = network.decide(&rollout()).rollout.status.counts;
     assert_eq!((counts.left_alone, counts.selected()), (2, 3));

@@ -740,7 +740,7 @@ async fn it_reads_back_as_it_was_written_and_is_listed() {
     };
     for (filter, count) in [
         ("", 1),
-        ("state = WAITING AND selector.model = m", 1),
+        ("state = WAITING AND model = m", 1),
         ("state = BLOCKED", 0),
     ] {
         let listed = server.rollouts().list_rollouts(list(filter)).await.unwrap();

@@ -35,7 +35,7 @@ pub enum RolloutCommand {
     },
     /// List rollouts
     ///
-    /// Filter fields: state, selector.model, current_image.
+    /// Filter fields: state, model, current_image.
     List(ListArgs),
     /// Change a rollout; tasks that have begun go on as they are
     Update(Box<UpdateArgs>),

@@ -146,6 +146,7 @@ async fn rollouts_are_kept<P: Place>(place: &P) {
     let theirs = rollout(&other, "nightly");
     let changes = [put(&later), put(&nightly), put(&theirs)];
     store.commit(&changes).await.unwrap();
+    drop(store);
     let store = place.open().await;
     let all = store.rollouts(&t).await.unwrap();
     assert_eq!(all, [nightly.clone(), later.clone()]);
