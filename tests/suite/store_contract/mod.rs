@@ -118,6 +118,7 @@ async fn keys_and_policies_are_kept<P: Place>(place: &P) {
         Change::PutImagePolicy(policy(&t, "others")),
     ];
     store.commit(&changes).await.unwrap();
+    drop(store);
     let store = place.open().await;
     let keys = store.trusted_keys(&t).await.unwrap();
     assert_eq!(keys, [trusted_key(&t, 5), second.clone()]);
@@ -266,7 +267,10 @@ async fn every_record_reads_back<P: Place>(place: &P) {
         store.image(&t, sha(1)).await.unwrap(),
         Some(metadata.clone())
     );
-    assert_eq!(store.images(&t, &first(9)).await.unwrap(), [metadata]);
+    assert_eq!(
+        store.images(&t, &first(9)).await.unwrap(),
+        [metadata, delta(&t, 9).0]
+    );
     assert_eq!(store.image_bytes(&t, sha(1)).await.unwrap(), Some(bytes));
     let id = task_id("t1");
     let read = store.task(&t, &id).await.unwrap();
@@ -429,7 +433,7 @@ async fn each_delete_removes_one_record<P: Place>(place: &P) {
     let store = filled(place).await;
     let more = [
         Change::PutDeviceProfile(profile(&tenant(), "spare")),
-        put_image(&tenant(), 9),
+        put_image(&tenant(), 8),
     ];
     store.commit(&more).await.unwrap();
     let deletes = [
@@ -439,7 +443,7 @@ async fn each_delete_removes_one_record<P: Place>(place: &P) {
         Change::DeleteTaskDevice(task_id("t1"), eui(1)),
         Change::DeleteMcGroup(session_id("t1", 0)),
         Change::DeleteDeviceProfile(tenant(), "spare".to_owned()),
-        Change::DeleteImage(tenant(), sha(9)),
+        Change::DeleteImage(tenant(), sha(8)),
     ];
     store.commit(&deletes).await.unwrap();
     let mut expected = network_snapshot();
@@ -449,8 +453,8 @@ async fn each_delete_removes_one_record<P: Place>(place: &P) {
     expected.tasks[0].devices.remove(0);
     assert_eq!(store.snapshot().await.unwrap(), expected);
     assert_eq!(store.multicast_group(&tenant(), "g1").await.unwrap(), None);
-    assert_eq!(store.image(&tenant(), sha(9)).await.unwrap(), None);
-    assert_eq!(store.image_bytes(&tenant(), sha(9)).await.unwrap(), None);
+    assert_eq!(store.image(&tenant(), sha(8)).await.unwrap(), None);
+    assert_eq!(store.image_bytes(&tenant(), sha(8)).await.unwrap(), None);
 }
 
 async fn deleting_what_is_not_there_does_nothing<P: Place>(place: &P) {
@@ -526,7 +530,7 @@ async fn references_must_hold<P: Place>(place: &P) {
     let mut unknown_profile = settings(&t, 3);
     unknown_profile.profile = "no".to_owned();
     let mut unknown_image = task(&t, "t2", TaskState::Draft);
-    unknown_image.images = vec![sha(9)];
+    unknown_image.images = vec![sha(8)];
     let device = "end-device a0b3d57ed0000063";
     let gateway = "gateway f000000000000063";
     let refused = [
@@ -546,7 +550,7 @@ async fn references_must_hold<P: Place>(place: &P) {
         ),
         (
             Change::PutTask(unknown_image),
-            not_found(&format!("image {}", sha(9))),
+            not_found(&format!("image {}", sha(8))),
         ),
         (
             Change::PutTaskDevice(task_device("no", 1, DeviceState::Pending, 0)),
@@ -603,6 +607,7 @@ async fn records_of_another_tenant_are_out_of_reach<P: Place>(place: &P) {
         Change::PutDeviceProfile(profile(&theirs, "meter")),
         Change::PutMulticastGroup(group(&theirs, "g1")),
         put_image(&theirs, 1),
+        put_delta(&theirs, 9),
         Change::PutRequest(request(&theirs, "r1", at(0))),
     ];
     store.commit(&own).await.unwrap();
@@ -640,7 +645,7 @@ async fn records_of_another_tenant_are_out_of_reach<P: Place>(place: &P) {
     let profiles = store.device_profiles(&theirs, &first(9)).await.unwrap();
     assert_eq!(profiles, [profile(&theirs, "meter")]);
     let images = store.images(&theirs, &first(9)).await.unwrap();
-    assert_eq!(images, [image(&theirs, 1).0]);
+    assert_eq!(images, [image(&theirs, 1).0, delta(&theirs, 9).0]);
     for (owner, count) in [(&mine, 2), (&theirs, 1)] {
         let found = store.count_devices_of_profile(owner, "meter").await;
         assert_eq!(found, Ok(count));
@@ -699,6 +704,7 @@ async fn thousands_of_changes_fit_one_commit<P: Place>(place: &P) {
     let mut changes = vec![
         Change::PutDeviceProfile(profile(&tenant(), "meter")),
         put_image(&tenant(), 1),
+        put_delta(&tenant(), 9),
         Change::PutTask(task(&tenant(), "t1", TaskState::Preparing)),
     ];
     for n in 0..DEVICES {
