@@ -269,7 +269,7 @@ impl Turn<'_> {
             self.rollout.status.next_start = Some(at);
             return self.show(RolloutState::Waiting, "for its first start");
         }
-        let message = format!("on {} test devices", devices.len());
+        let message = format!("test devices to be served: {}", devices.len());
         self.show(RolloutState::Validating, message);
         self.wish = Some((image.sha256, RolloutPurpose::Validation, devices));
     }
@@ -296,19 +296,22 @@ impl Turn<'_> {
         );
         let gathered = schedule::gathered(schedule, waiting, since, now);
         if !is_retry && self.is_distributing() && schedule.repeat_interval.is_none() {
-            let message = format!("{waiting} more devices wait for the end of the task");
+            let message = format!("devices that wait for the end of the task: {waiting}");
             return self.show(RolloutState::Running, message);
         }
         if !is_retry && time > now {
             self.rollout.status.next_start = Some(time);
-            return self.show_waiting(format!("{waiting} devices wait for the next start"));
+            return self.show_waiting(format!("devices that wait for the next start: {waiting}"));
         }
         if let (false, Err(until)) = (is_retry, gathered) {
             self.rollout.status.next_start = until;
             let least = schedule.min_devices;
-            return self.show_waiting(format!("{waiting} of at least {least} devices gathered"));
+            return self.show_waiting(format!("devices gathered: {waiting} of at least {least}"));
         }
-        self.show(RolloutState::Running, format!("for {waiting} devices"));
+        self.show(
+            RolloutState::Running,
+            format!("devices to be served: {waiting}"),
+        );
         let devices = standings.ready.clone();
         self.wish = Some((image.sha256, RolloutPurpose::Wide, devices));
     }
@@ -329,11 +332,11 @@ impl Turn<'_> {
             self.rollout.status.next_start = Some(at);
             self.show_waiting("for another try of devices that failed".to_owned());
         } else if counts.in_task > 0 || self.under_way() > 0 {
-            self.show_waiting(format!("{} devices are in tasks", counts.in_task));
+            self.show_waiting(format!("devices in tasks: {}", counts.in_task));
         } else {
             let message = match counts.failed {
                 0 => String::new(),
-                failed => format!("{failed} devices are left out after failures"),
+                failed => format!("devices left out after failures: {failed}"),
             };
             self.show(RolloutState::UpToDate, message);
         }

@@ -76,7 +76,7 @@ pub(super) fn look(
     let to_try: BTreeSet<DevEui> = to_try.map(|(dev_eui, _)| *dev_eui).collect();
     let held = to_try.intersection(survey.held).count();
     if held > 0 {
-        return Validation::Waits(format!("{held} test devices are in other tasks"));
+        return Validation::Waits(format!("test devices in other tasks: {held}"));
     }
     Validation::Try(to_try)
 }

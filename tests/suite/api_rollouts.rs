@@ -352,7 +352,7 @@ async fn a_bad_device_is_left_out_until_it_is_pushed() {
     assert_eq!(seen.state(), v1::RolloutState::UpToDate);
     assert_eq!((counts(&seen).failed, seen.tasks.len()), (1, 2));
     assert!(
-        seen.state_message.contains("1 devices are left out"),
+        seen.state_message.contains("left out after failures: 1"),
         "{}",
         seen.state_message
     );
