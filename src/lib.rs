@@ -19,6 +19,7 @@ pub mod lorawan;
 pub mod network;
 pub mod proto;
 pub mod record;
+pub mod rollout;
 pub mod runtime;
 pub mod store;
 pub mod task;

@@ -91,6 +91,8 @@ async fn serve(
     let grpc = listener.local_addr()?;
     let (udp, driving) = spawn_driver(config, clock, store, edges)?;
     announce(grpc, udp, print_ports)?;
+    let rollouts = api.clone();
+    tokio::spawn(async move { rollouts.drive_rollouts(std::future::pending()).await });
     let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
     tokio::select! {
         served = api.serve_with_incoming(incoming, options, std::future::pending()) => served.context("gRPC")?,

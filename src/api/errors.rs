@@ -91,6 +91,19 @@ impl ApiError {
         }])
     }
 
+    /// The same error as a sentence for people.
+    pub(super) fn into_words(self) -> String {
+        let outline = self.outline();
+        // The first blocker is the plan's own problem, those after it are devices.
+        match outline.blockers.get(1) {
+            None => outline.message,
+            Some(first) => format!(
+                "{}; the first: {}: {}",
+                outline.message, first.subject, first.description
+            ),
+        }
+    }
+
     /// The same error as the result of one item of a batch.
     pub(super) fn into_item(self) -> v1::ItemError {
         let outline = self.outline();

@@ -37,6 +37,15 @@ impl Fields {
         });
     }
 
+    /// Checks of the fields of a message within the one that is looked at.
+    pub(super) fn within<T>(&mut self, message: &str, check: impl FnOnce(&mut Self) -> T) -> T {
+        let outer = self.prefix.clone();
+        self.prefix = format!("{outer}{message}.");
+        let checked = check(self);
+        self.prefix = outer;
+        checked
+    }
+
     /// Notes a bad field of the request itself.
     pub(super) fn bad_in_request(&mut self, field: &str, why: impl Into<String>) {
         self.bad.push(BadField {

@@ -32,6 +32,9 @@ mod plan;
 mod plan_outlook;
 mod regions;
 mod releases;
+mod rollout_driver;
+mod rollout_records;
+mod rollouts;
 mod task_control;
 mod task_part_records;
 mod task_parts;
@@ -199,6 +202,7 @@ impl<S: Catalog> Api<S> {
             .add_service(serving!(gateway_service_server, GatewayServiceServer))
             .add_service(serving!(network_service_server, NetworkServiceServer))
             .add_service(serving!(trust_service_server, TrustServiceServer))
+            .add_service(serving!(rollout_service_server, RolloutServiceServer))
             .add_service(InterceptedService::new(
                 reflection().build_v1()?,
                 access.clone(),

@@ -27,11 +27,24 @@ impl<S: Catalog> Api<S> {
             Call::Again(None) => return self.shown_task("name", &request.name).await,
             Call::First(ticket) => ticket,
         };
-        let mut task = self.draft(&request.name).await?;
+        let task = self.draft(&request.name).await?;
         check_etag(&request.etag, &task)?;
+        self.start_draft(task, request.queue, ticket.carried_out())
+            .await?;
+        self.answer_with_task(&request.name, ticket).await
+    }
+
+    /// Plans a draft and hands it to the writer, with the desk held; `with` is committed with the start. `queue`: it
+    /// waits while other tasks hold its devices.
+    pub(super) async fn start_draft(
+        &self,
+        mut task: Task,
+        queue: bool,
+        with: Vec<Change>,
+    ) -> Result<(), ApiError> {
         task.seed = Some(Key128::from_bytes(self.random()));
         let order = self.order(task).await?;
-        if !order.held.is_empty() && !request.queue {
+        if !order.held.is_empty() && !queue {
             return Err(ApiError::Refused {
                 reason: "PLAN_BLOCKED",
                 message: format!("{} devices are in other active tasks", order.held.len()),
@@ -50,7 +63,7 @@ impl<S: Catalog> Api<S> {
             deltas.push((delta, bytes));
         }
         let (devices, groups) = (order.devices.into_iter().collect(), order.groups);
-        let command = if request.queue {
+        let command = if queue {
             Command::QueueTask {
                 task,
                 image,
@@ -67,9 +80,7 @@ impl<S: Catalog> Api<S> {
                 groups,
             }
         };
-        self.command("TASK_NOT_DRAFT", command, ticket.carried_out())
-            .await?;
-        self.answer_with_task(&request.name, ticket).await
+        self.command("TASK_NOT_DRAFT", command, with).await
     }
 
     pub(super) async fn cancel(

@@ -154,6 +154,7 @@ impl Connection {
         tasks task_service_client TaskServiceClient;
         network network_service_client NetworkServiceClient;
         trust trust_service_client TrustServiceClient;
+        rollouts rollout_service_client RolloutServiceClient;
     }
 }
 

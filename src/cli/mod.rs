@@ -21,6 +21,7 @@ mod names;
 mod network;
 mod output;
 mod profile;
+mod rollout;
 mod settings;
 mod task;
 mod trust;
@@ -72,6 +73,9 @@ pub enum Command {
     /// FUOTA tasks: forecast, start, watch, cancel
     #[command(subcommand)]
     Task(Box<task::TaskCommand>),
+    /// Rollouts: standing orders that keep devices on a release
+    #[command(subcommand)]
+    Rollout(Box<rollout::RolloutCommand>),
     /// Follow the uplinks of applications as they come
     Uplinks(network::UplinksArgs),
     /// Show the built-in network server and its counters
@@ -170,6 +174,7 @@ async fn dispatch(command: Command, context: &mut Context) -> Result<Outcome, Fa
         Command::Group(command) => group::run(command, context).await,
         Command::Gateway(command) => gateway::run(command, context).await,
         Command::Task(command) => task::run(*command, context).await,
+        Command::Rollout(command) => rollout::run(*command, context).await,
         Command::Uplinks(args) => network::uplinks(args, context).await,
         Command::Network => network::show(context).await,
     }

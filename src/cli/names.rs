@@ -36,7 +36,7 @@ macro_rules! proto_enums {
 proto_enums! {
     ByteOrder CleanupState DeviceClass DeviceReason DistributionSessionReason
     DistributionSessionState FCntReset FragAlgo GatewayState ImageContainer KeyKind LeftoverKind LorawanVersion
-    MemberState MulticastRootKey PlanProblemReason RebootMode Region ReleaseState StatusInterpretation
+    MemberState MulticastRootKey PlanProblemReason RebootMode Region ReleaseState RolloutPurpose RolloutState StatusInterpretation
     SuccessCriterion TaskDeviceState TaskReason TaskState ThresholdAction TrustedKeyState Verdict VersionEvidence
     WaveApproval WaveState Weekday
 }

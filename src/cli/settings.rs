@@ -33,6 +33,18 @@ impl Mask {
         }
     }
 
+    /// Takes a field off again; whether it was named.
+    pub(super) fn forget(&mut self, path: &str) -> bool {
+        let had = self.0.len();
+        self.0.retain(|known| known != path);
+        self.0.len() < had
+    }
+
+    /// Nothing was given.
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// The mask for the request.
     ///
     /// # Errors

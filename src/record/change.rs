@@ -4,8 +4,8 @@
 use super::{
     AirLedger, Device, DeviceKeys, DeviceProfile, DeviceSettings, DeviceStatus,
     DistributionSession, Gateway, GatewaySettings, GatewayStatus, Image, ImagePolicy, JoinState,
-    McGroup, MulticastGroup, MulticastGroupId, ProfileId, Session, SessionId, Sha256, Task,
-    TaskDevice, TaskId, TenantId, TrustedKey, Wave,
+    McGroup, MulticastGroup, MulticastGroupId, ProfileId, Rollout, RolloutId, Session, SessionId,
+    Sha256, Task, TaskDevice, TaskId, TenantId, TrustedKey, Wave,
 };
 use crate::lorawan::identifiers::{DevEui, GatewayEui};
 use crate::time::Timestamp;
@@ -52,6 +52,8 @@ pub enum Change {
     PutTrustedKey(TrustedKey),
     PutImagePolicy(ImagePolicy),
     DeleteImagePolicy(TenantId, String),
+    PutRollout(Box<Rollout>),
+    DeleteRollout(TenantId, RolloutId),
 }
 
 /// The outcome of a mutating call that carried a `request_id`, so that a repeat gets the same answer.

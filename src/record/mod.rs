@@ -15,6 +15,7 @@ mod gateway;
 mod image;
 mod multicast_group;
 mod radio;
+mod rollout;
 mod rules;
 mod session;
 mod task;
@@ -43,6 +44,11 @@ pub use multicast_group::{DeviceClass, MulticastGroup};
 pub use radio::{
     Downlink, DownlinkId, GatewayOutcome, Heard, KeptGroup, McGroup, NetworkRequest, Reception,
     Refusal, SessionId, Target, TxOutcome, TxReport, Uplink, UplinkRef,
+};
+pub use rollout::{
+    DeviceTries, RefusedStart, Rollout, RolloutCounts, RolloutId, RolloutOrder, RolloutPurpose,
+    RolloutSchedule, RolloutSelector, RolloutState, RolloutStatus, RolloutSwitch, RolloutTask,
+    RolloutTaskEnd, RolloutValidation,
 };
 pub use rules::{Blackout, Calendar, RetryPolicy, TaskRules, WeeklyWindow};
 pub use session::{

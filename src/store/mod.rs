@@ -28,9 +28,9 @@ pub use sqlite::{OpenError, SqliteStore};
 use crate::lorawan::identifiers::{DevEui, GatewayEui};
 use crate::record::{
     Activation, AirLedger, Change, Device, DeviceKeys, DeviceProfile, DeviceReason, DeviceState,
-    DistributionSession, Gateway, Image, ImagePolicy, MulticastGroup, RequestRecord, SessionId,
-    Sha256, Snapshot, StateCounts, Task, TaskDevice, TaskId, TaskSnapshot, TaskState, TenantId,
-    TrustedKey, Wave,
+    DistributionSession, Gateway, Image, ImagePolicy, MulticastGroup, RequestRecord, Rollout,
+    SessionId, Sha256, Snapshot, StateCounts, Task, TaskDevice, TaskId, TaskSnapshot, TaskState,
+    TenantId, TrustedKey, Wave,
 };
 
 /// Why a store operation did not succeed.
@@ -226,6 +226,9 @@ pub trait Catalog: Store + Send + Sync + 'static {
         &self,
         tenant: &TenantId,
     ) -> impl Future<Output = Result<Vec<ImagePolicy>>> + Send;
+
+    /// All rollouts by id; there are few.
+    fn rollouts(&self, tenant: &TenantId) -> impl Future<Output = Result<Vec<Rollout>>> + Send;
 
     /// One task.
     fn task(

@@ -63,6 +63,8 @@ pub(super) fn broken_reference(change: &Change) -> StoreError {
         | Change::PutTrustedKey(_)
         | Change::PutImagePolicy(_)
         | Change::DeleteImagePolicy(..)
+        | Change::PutRollout(_)
+        | Change::DeleteRollout(..)
         | Change::PutRequest(_) => StoreError::Conflict("another record names this one".to_owned()),
     }
 }

@@ -31,6 +31,7 @@ pub(crate) const NOW: i64 = 1_795_219_200;
 
 /// A server and what is behind it.
 pub(crate) struct Server {
+    pub(crate) api: Api<MemoryStore>,
     pub(crate) store: MemoryStore,
     pub(crate) notices: broadcast::Sender<Notice>,
     pub(crate) now: Arc<AtomicI64>,
@@ -59,8 +60,10 @@ impl Server {
         // The server stops when no more connections can come.
         let incoming =
             tokio_stream::once(Ok::<_, io::Error>(server)).chain(tokio_stream::pending());
+        let serving = api.clone();
         tokio::spawn(async move {
-            api.serve_with_incoming(incoming, options, std::future::pending())
+            serving
+                .serve_with_incoming(incoming, options, std::future::pending())
                 .await
         });
         let channel = Endpoint::from_static("http://in.memory")
@@ -68,6 +71,7 @@ impl Server {
             .await
             .unwrap();
         Self {
+            api,
             store,
             notices,
             now,
@@ -84,6 +88,7 @@ impl Server {
         gateways: gateway_service_client::GatewayServiceClient,
         network: network_service_client::NetworkServiceClient,
         trust: trust_service_client::TrustServiceClient,
+        rollouts: rollout_service_client::RolloutServiceClient,
     );
 
     /// Commits what the machines would, and tells watchers.

@@ -380,6 +380,93 @@ pub(crate) fn policy(tenant: &TenantId, model: &str) -> ImagePolicy {
     }
 }
 
+pub(crate) fn rollout(tenant: &TenantId, id: &str) -> Rollout {
+    let template = Task {
+        images: vec![],
+        seed: None,
+        ..task(tenant, "", TaskState::Draft)
+    };
+    Rollout {
+        tenant: tenant.clone(),
+        id: id.to_owned(),
+        order: RolloutOrder {
+            display_name: "nightly".to_owned(),
+            selector: RolloutSelector {
+                model: "m1".to_owned(),
+                component: "main".to_owned(),
+                profile: Some("meter".to_owned()),
+                group: Some("g1".to_owned()),
+                tags: BTreeMap::from([("site".to_owned(), "north".to_owned())]),
+                from_versions: [1, u32::MAX].into(),
+                include_unknown: true,
+            },
+            image: Some(sha(1)),
+            template: Box::new(template),
+            schedule: RolloutSchedule {
+                not_before: Some(at(3)),
+                repeat_interval: Some(Duration::from_secs(86_400)),
+                start_within: Some(Duration::from_secs(60)),
+                min_devices: 2,
+                max_wait: Some(Duration::from_secs(61)),
+            },
+            validation: RolloutValidation {
+                test_devices: [eui(1)].into(),
+                required_percent: 50,
+            },
+            max_failures: 3,
+            retry_after: Duration::from_secs(62),
+        },
+        switch: RolloutSwitch::Enabled,
+        next_number: 7,
+        tasks: vec![RolloutTask {
+            task: task_id("nightly-6"),
+            image: sha(1),
+            purpose: RolloutPurpose::Validation,
+            created_at: at(4),
+            started: true,
+            ended: Some(RolloutTaskEnd {
+                at: at(5),
+                succeeded: 1,
+                failed: 2,
+            }),
+        }],
+        last_start: Some(at(6)),
+        gathering_since: Some(at(7)),
+        tries_of: Some(sha(1)),
+        tries: BTreeMap::from([(
+            eui(2),
+            DeviceTries {
+                count: 1,
+                succeeded: true,
+                at: at(8),
+            },
+        )]),
+        validated: Some(sha(1)),
+        not_validated: Some(sha(2)),
+        refused: Some(RefusedStart {
+            why: "unsigned".to_owned(),
+            times: 2,
+            retry_at: at(9),
+        }),
+        status: RolloutStatus {
+            state: RolloutState::Blocked,
+            message: "unsigned".to_owned(),
+            counts: RolloutCounts {
+                up_to_date: 1,
+                behind: 2,
+                in_task: 3,
+                failed: 4,
+                unknown: 5,
+                left_alone: 6,
+            },
+            image: Some(sha(1)),
+            next_start: Some(at(10)),
+        },
+        created_at: at(1),
+        updated_at: at(2),
+    }
+}
+
 pub(crate) fn put_image(tenant: &TenantId, byte: u8) -> Change {
     let (image, bytes) = image(tenant, byte);
     Change::PutImage(image, bytes)

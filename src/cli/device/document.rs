@@ -199,6 +199,7 @@ pub(super) fn device_text(device: &v1::EndDevice) -> String {
         ("activation", activation_text(device)),
         ("session", session),
         ("runs", versions_text(device)),
+        ("ran", history_text(device, &now)),
         ("reported packages", packages.join(", ")),
         ("last seen", time_text(device.last_seen_time.as_ref(), &now)),
         ("heard by", links.join(", ")),
@@ -207,6 +208,29 @@ pub(super) fn device_text(device: &v1::EndDevice) -> String {
         ("created", time_text(device.create_time.as_ref(), &now)),
         ("updated", time_text(device.update_time.as_ref(), &now)),
     ])
+}
+
+/// What it has come to run, latest first: `0x00000002 since 2026-03-01T02:00:00Z (3d ago), 0x00000001 since ...`.
+fn history_text(device: &v1::EndDevice, now: &prost_types::Timestamp) -> String {
+    const SHOWN: usize = 4;
+    let mut changes: Vec<_> = device
+        .version_history
+        .iter()
+        .rev()
+        .take(SHOWN)
+        .map(|change| {
+            let component = match change.component.as_str() {
+                "main" => String::new(),
+                component => format!("{component}="),
+            };
+            let since = time_text(change.since_time.as_ref(), now);
+            format!("{component}{:#010x} since {since}", change.version)
+        })
+        .collect();
+    if device.version_history.len() > SHOWN {
+        changes.push("...".to_owned());
+    }
+    changes.join(", ")
 }
 
 #[cfg(test)]

@@ -78,6 +78,28 @@ pub(super) fn task_json(task: &v1::FuotaTask) -> Value {
     object.into()
 }
 
+/// What of a task is written in a rollout, as JSON.
+pub(in crate::cli) fn template_json(task: &v1::FuotaTask) -> Value {
+    const ELSEWHERE: [&str; 8] = [
+        "name",
+        "images",
+        "prepare_after",
+        "window_start",
+        "deadline",
+        "cleanup_deadline",
+        "deltas",
+        "multicast_groups",
+    ];
+    let mut object = Map::new();
+    for part in [orders_json(task), rules_json(task)] {
+        if let Value::Object(part) = part {
+            object.extend(part);
+        }
+    }
+    object.retain(|key, _| !ELSEWHERE.contains(&key.as_str()) && key != "reboot_time");
+    object.into()
+}
+
 /// What it is to do.
 fn orders_json(task: &v1::FuotaTask) -> Value {
     json!({

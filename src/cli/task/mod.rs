@@ -12,8 +12,9 @@ mod watch;
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
+pub(super) use self::document::template_json;
 use self::document::{device_json, session_json, task_json, task_text, wave_json};
-use self::settings::TaskSettings;
+pub(super) use self::settings::TaskSettings;
 use self::watch::WatchArgs;
 use super::connection::{ListArgs, Listing, pages};
 use super::group::{device_error_json, device_errors_text};

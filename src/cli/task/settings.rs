@@ -12,7 +12,7 @@ use crate::proto::v1;
 
 /// Settings of a task.
 #[derive(Args)]
-pub(super) struct TaskSettings {
+pub(in crate::cli) struct TaskSettings {
     /// A name for people
     #[arg(long)]
     name: Option<String>,
@@ -139,7 +139,11 @@ impl TaskSettings {
     ///
     /// # Errors
     /// The descriptor is not hex.
-    pub(super) fn apply(self, task: &mut v1::FuotaTask, mask: &mut Mask) -> Result<(), Failure> {
+    pub(in crate::cli) fn apply(
+        self,
+        task: &mut v1::FuotaTask,
+        mask: &mut Mask,
+    ) -> Result<(), Failure> {
         let now = now();
         let at = |when: Option<When>| when.map(|when| when.resolve(&now));
         let descriptor = self.frag_descriptor.as_deref().map(parse_hex).transpose();

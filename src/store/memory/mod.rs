@@ -15,9 +15,9 @@ use super::{
 use crate::lorawan::identifiers::{DevEui, GatewayEui};
 use crate::record::{
     Activation, AirLedger, Change, Device, DeviceKeys, DeviceProfile, DeviceSettings,
-    DistributionSession, Gateway, Image, ImagePolicy, MulticastGroup, RequestRecord, SessionId,
-    Sha256, Snapshot, StateCounts, Task, TaskDevice, TaskId, TaskSnapshot, TenantId, TrustedKey,
-    Wave,
+    DistributionSession, Gateway, Image, ImagePolicy, MulticastGroup, RequestRecord, Rollout,
+    SessionId, Sha256, Snapshot, StateCounts, Task, TaskDevice, TaskId, TaskSnapshot, TenantId,
+    TrustedKey, Wave,
 };
 
 /// A store in memory.
@@ -182,6 +182,12 @@ impl Catalog for MemoryStore {
             .image_policies
             .values()
             .filter(|p| p.tenant == *tenant);
+        Ok(owned.cloned().collect())
+    }
+
+    async fn rollouts(&self, tenant: &TenantId) -> Result<Vec<Rollout>> {
+        let state = self.state();
+        let owned = state.rollouts.values().filter(|r| r.tenant == *tenant);
         Ok(owned.cloned().collect())
     }
 

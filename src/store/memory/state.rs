@@ -7,8 +7,9 @@ use crate::lorawan::identifiers::{DevEui, GatewayEui};
 use crate::record::{
     AirLedger, Change, Device, DeviceKeys, DeviceProfile, DeviceSettings, DeviceStatus,
     DistributionSession, Gateway, GatewaySettings, GatewayStatus, Image, ImagePolicy, JoinState,
-    McGroup, MulticastGroup, MulticastGroupId, ProfileId, RequestRecord, Session, SessionId,
-    Sha256, Snapshot, Task, TaskDevice, TaskId, TaskSnapshot, TenantId, TrustedKey, Wave,
+    McGroup, MulticastGroup, MulticastGroupId, ProfileId, RequestRecord, Rollout, RolloutId,
+    Session, SessionId, Sha256, Snapshot, Task, TaskDevice, TaskId, TaskSnapshot, TenantId,
+    TrustedKey, Wave,
 };
 use crate::store::refusal::{broken_reference, check_numbers, foreign_owner, without_image};
 use crate::store::{REQUEST_LIFETIME, Result};
@@ -38,6 +39,7 @@ pub(super) struct MemoryState {
     pub(super) requests: Table<(TenantId, String), RequestRecord>,
     pub(super) trusted_keys: Table<(TenantId, Sha256), TrustedKey>,
     pub(super) image_policies: Table<(TenantId, String), ImagePolicy>,
+    pub(super) rollouts: Table<(TenantId, RolloutId), Rollout>,
 }
 
 /// Makes one change, or leaves `state` as it was and says why the change is impossible.
@@ -82,6 +84,13 @@ fn apply(state: &mut MemoryState, change: &Change) -> Result<()> {
             state
                 .image_policies
                 .remove(&(tenant.clone(), model.clone()));
+        }
+        Change::PutRollout(record) => state.rollouts.put(
+            (record.tenant.clone(), record.id.clone()),
+            Rollout::clone(record),
+        ),
+        Change::DeleteRollout(tenant, id) => {
+            state.rollouts.remove(&(tenant.clone(), id.clone()));
         }
         Change::DeleteImage(tenant, sha256) => {
             let images = |task: &Task| task.images.contains(sha256) || task.deltas.contains(sha256);
@@ -224,6 +233,7 @@ macro_rules! every_table {
         $state.requests.$method();
         $state.trusted_keys.$method();
         $state.image_policies.$method();
+        $state.rollouts.$method();
     }};
 }
 

@@ -13,8 +13,8 @@ use super::{SqliteStore, restore};
 use crate::lorawan::identifiers::{DevEui, GatewayEui};
 use crate::record::{
     Activation, AirLedger, Device, DeviceKeys, DeviceProfile, DistributionSession, Gateway, Image,
-    ImagePolicy, MulticastGroup, RequestRecord, SessionId, Sha256, StateCounts, Task, TaskDevice,
-    TaskId, TaskSnapshot, TenantId, TrustedKey, Wave,
+    ImagePolicy, MulticastGroup, RequestRecord, Rollout, SessionId, Sha256, StateCounts, Task,
+    TaskDevice, TaskId, TaskSnapshot, TenantId, TrustedKey, Wave,
 };
 use crate::store::refusal::session_key;
 use crate::store::{
@@ -260,6 +260,12 @@ impl Catalog for SqliteStore {
         let sql = "SELECT model, body FROM image_policy WHERE tenant = ?1 ORDER BY model";
         let query = sqlx::query_as(sql).bind(tenant.0.clone());
         self.many("image_policy", query).await
+    }
+
+    async fn rollouts(&self, tenant: &TenantId) -> Result<Vec<Rollout>> {
+        let sql = "SELECT id, body FROM rollout WHERE tenant = ?1 ORDER BY id";
+        let query = sqlx::query_as(sql).bind(tenant.0.clone());
+        self.many("rollout", query).await
     }
 
     async fn task(&self, tenant: &TenantId, id: &TaskId) -> Result<Option<Task>> {

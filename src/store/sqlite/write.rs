@@ -160,6 +160,7 @@ impl Write<'_> {
             | Change::PutTrustedKey(_)
             | Change::PutImagePolicy(_)
             | Change::DeleteImagePolicy(..) => return self.plain_of_image().await,
+            Change::PutRollout(_) | Change::DeleteRollout(..) => return self.rollout().await,
             _ => return self.plain_of_task().await,
         };
         self.run(query).await
@@ -197,6 +198,27 @@ impl Write<'_> {
                 sqlx::query("DELETE FROM image_policy WHERE tenant = ?1 AND model = ?2")
                     .bind(tenant.0.clone())
                     .bind(model.clone())
+            }
+            // The caller hands over these kinds only.
+            other => return Err(broken_reference(other)),
+        };
+        self.run(query).await
+    }
+
+    /// As [`Write::plain`], for rollouts.
+    async fn rollout(&mut self) -> Result<()> {
+        let query = match self.change {
+            Change::PutRollout(record) => sqlx::query(
+                "INSERT INTO rollout (tenant, id, body) VALUES (?1, ?2, ?3) \
+                 ON CONFLICT (tenant, id) DO UPDATE SET body = excluded.body",
+            )
+            .bind(record.tenant.0.clone())
+            .bind(record.id.clone())
+            .bind(body(record)?),
+            Change::DeleteRollout(tenant, id) => {
+                sqlx::query("DELETE FROM rollout WHERE tenant = ?1 AND id = ?2")
+                    .bind(tenant.0.clone())
+                    .bind(id.clone())
             }
             // The caller hands over these kinds only.
             other => return Err(broken_reference(other)),

@@ -163,6 +163,8 @@ async fn enter(operator: &Operator, fleet: &Fleet) -> (Vec<String>, v1::FuotaTas
     let mut random = Random::of(SEED, 1);
     let body: Vec<u8> = (0..250).flat_map(|_| random.key()).collect();
     let image = fleet.image(&body).unwrap();
+    let key = fleet.public_key_pem();
+    operator.trust("garbage", "", key).await.unwrap();
     let uploaded = operator
         .upload(&fleet.image_metadata(), &image)
         .await

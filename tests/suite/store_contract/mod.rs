@@ -66,6 +66,7 @@ macro_rules! stores {
             a_failing_commit_undoes_replacing_and_deleting,
             references_must_hold,
             keys_and_policies_are_kept,
+            rollouts_are_kept,
             what_is_said_of_an_image_changes_and_its_bytes_stay,
             a_delta_that_a_task_names_stays,
             numbers_that_cannot_be_kept_are_refused,
@@ -136,6 +137,44 @@ async fn keys_and_policies_are_kept<P: Place>(place: &P) {
     assert_eq!(store.trusted_keys(&t).await.unwrap()[1], retired);
     assert_eq!(store.trusted_keys(&other).await.unwrap().len(), 1);
     assert_eq!(store.image_policies(&t).await.unwrap(), models[1..]);
+}
+
+async fn rollouts_are_kept<P: Place>(place: &P) {
+    let store = filled(place).await;
+    let (t, other) = (tenant(), TenantId("other".to_owned()));
+    let put = |rollout: &Rollout| Change::PutRollout(Box::new(rollout.clone()));
+    let (nightly, later) = (rollout(&t, "nightly"), rollout(&t, "z"));
+    let theirs = rollout(&other, "nightly");
+    let changes = [put(&later), put(&nightly), put(&theirs)];
+    store.commit(&changes).await.unwrap();
+    drop(store);
+    let store = place.open().await;
+    let all = store.rollouts(&t).await.unwrap();
+    assert_eq!(all, [nightly.clone(), later.clone()]);
+    let mut changed = nightly;
+    changed.switch = RolloutSwitch::Withdrawn;
+    changed.tries.clear();
+    let changes = [
+        put(&changed),
+        Change::DeleteRollout(t.clone(), "z".to_owned()),
+        Change::DeleteRollout(t.clone(), "never".to_owned()),
+    ];
+    store.commit(&changes).await.unwrap();
+    assert_eq!(store.rollouts(&t).await.unwrap(), [changed.clone()]);
+    assert_eq!(store.rollouts(&other).await.unwrap(), [theirs]);
+    // A commit that fails leaves it as it was.
+    let mut lost = changed.clone();
+    lost.next_number += 1;
+    let refused = store.commit(&[put(&lost), put_lost_image()]).await;
+    assert!(refused.is_err(), "{refused:?}");
+    assert_eq!(store.rollouts(&t).await.unwrap(), [changed]);
+}
+
+/// What is said of an image that is not there.
+fn put_lost_image() -> Change {
+    let (mut image, _) = image(&tenant(), 1);
+    image.sha256 = sha(77);
+    Change::PutImageRecord(image)
 }
 
 async fn what_is_said_of_an_image_changes_and_its_bytes_stay<P: Place>(place: &P) {
@@ -604,7 +643,7 @@ async fn records_of_another_tenant_are_out_of_reach<P: Place>(place: &P) {
     let profiles = store.device_profiles(&theirs, &first(9)).await.unwrap();
     assert_eq!(profiles, [profile(&theirs, "meter")]);
     let images = store.images(&theirs, &first(9)).await.unwrap();
-    assert_eq!(images, [image(&theirs, 1).0]);
+    assert_eq!(images, [image(&theirs, 1).0, delta(&theirs, 9).0]);
     for (owner, count) in [(&mine, 2), (&theirs, 1)] {
         let found = store.count_devices_of_profile(owner, "meter").await;
         assert_eq!(found, Ok(count));

@@ -14,6 +14,7 @@ const TABLE: &str = "
     record                     PURE  -> time lorawan firmware
     task                       PURE  -> time lorawan firmware erasure record
     campaign                   PURE  -> time lorawan firmware erasure record task
+    rollout                    PURE  -> time lorawan record
     dialogue                   PURE  -> time lorawan firmware erasure record task
     network                    PORT  -> time lorawan firmware record
     network/native             PURE  -> time lorawan firmware record network
@@ -23,7 +24,7 @@ const TABLE: &str = "
     runtime                    SHELL -> time lorawan firmware erasure record task campaign dialogue network
                                         network/native network/native/udp store
     proto                      EDGE  ->
-    api                        EDGE  -> time lorawan firmware record task store runtime proto
+    api                        EDGE  -> time lorawan firmware record task rollout store runtime proto
     web                        EDGE  -> time lorawan firmware record task store runtime
     cli                        EDGE  -> firmware proto
     serve                      EDGE  -> time lorawan record campaign network network/native network/native/udp store
