@@ -150,7 +150,7 @@ impl Scene {
         let (image, data) = self.image.clone();
         self.world.commit(&[
             Change::PutImage(image.clone(), Arc::clone(&data)),
-            Change::PutTask(task.clone()),
+            Change::PutTask(task.clone().into()),
         ]);
         self.world.release_faults();
         self.begun = self.world.now();
@@ -173,7 +173,7 @@ impl Scene {
         let (image, data) = self.image.clone();
         self.world.commit(&[
             Change::PutImage(image.clone(), Arc::clone(&data)),
-            Change::PutTask(task.clone()),
+            Change::PutTask(task.clone().into()),
         ]);
         self.world.command(&Command::StartTask {
             task: Box::new(task.clone()),
