@@ -36,6 +36,8 @@ pub struct ScaleOptions {
     pub setup_intervals: u32,
     /// One device of so many keeps payloads; of a small fleet more do.
     pub sample_every: u32,
+    /// Store and checkers work on a thread of their own. The history is the same.
+    pub aside: bool,
 }
 
 impl Default for ScaleOptions {
@@ -47,9 +49,10 @@ impl Default for ScaleOptions {
             nb_frag: 500,
             loss: 0.1,
             seed: 1,
-            uplink_interval: Duration::from_secs(3600),
-            setup_intervals: 4,
+            uplink_interval: Duration::from_secs(4 * 3600),
+            setup_intervals: 6,
             sample_every: 1000,
+            aside: true,
         }
     }
 }
@@ -87,6 +90,9 @@ pub struct Scaled {
     pub wall: Duration,
 }
 
+/// Devices join at random within this time of being switched on and of a reboot, and speak first within as much again;
+/// or within their interval, if that is less.
+const START_SPREAD: Duration = Duration::from_secs(3600);
 /// Bytes per fragment: the count of frames does not depend on it.
 const FRAG_SIZE: u8 = 40;
 /// Every run ends within a week of virtual time.
@@ -113,9 +119,13 @@ pub fn run(options: &ScaleOptions) -> Scaled {
 
 fn run_watched(options: &ScaleOptions, began: Instant) -> Scaled {
     let mut scene = scene(options);
-    // Everybody has been heard before the task is ordered.
+    if options.aside {
+        scene.world.watch_aside();
+    }
+    // Everybody has joined and been heard before the task is ordered.
     let interval = options.uplink_interval;
-    let heard = interval + interval / 10;
+    let spread = interval.min(START_SPREAD);
+    let heard = spread * 2 + spread / 5;
     scene.world.run_until(heard, |_| false);
     let mut task = scene.draft();
     task.window_start = Some(scene.world.now() + interval * options.setup_intervals);
@@ -222,6 +232,7 @@ fn scene(options: &ScaleOptions) -> Scene {
             };
         }
         device.log_capacity = 0;
+        device.uplinks.start_spread = options.uplink_interval.min(START_SPREAD);
         number += 1;
     })
 }

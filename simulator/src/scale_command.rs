@@ -26,14 +26,17 @@ pub struct ScaleArgs {
     #[arg(long, default_value_t = 1)]
     seed: u64,
     /// Minutes between two uplinks of a device.
-    #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, default_value_t = 240, value_parser = clap::value_parser!(u64).range(1..))]
     interval: u64,
     /// Such intervals from the start of the task to its window.
-    #[arg(long, default_value_t = 4)]
+    #[arg(long, default_value_t = 6)]
     setup_intervals: u32,
     /// One device of so many keeps payloads and checks the image; at least ten do.
     #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..))]
     sample_every: u32,
+    /// Do without the second thread, on which store and checkers work.
+    #[arg(long)]
+    one_thread: bool,
     /// Print one JSON object.
     #[arg(long)]
     json: bool,
@@ -51,13 +54,17 @@ pub fn run(args: &ScaleArgs) -> ExitCode {
         uplink_interval: Duration::from_secs(60 * args.interval),
         setup_intervals: args.setup_intervals,
         sample_every: args.sample_every,
+        aside: !args.one_thread,
     };
     let scaled = simulate(&options);
-    let peak = peak_memory_kib();
+    let cost = Cost {
+        processor: processor_time(),
+        peak_kib: peak_memory_kib(),
+    };
     if args.json {
-        println!("{}", json(&options, &scaled, peak));
+        println!("{}", json(&options, &scaled, &cost));
     } else {
-        print!("{}", text(&options, &scaled, peak));
+        print!("{}", text(&options, &scaled, &cost));
     }
     let good = scaled.violations.is_empty() && scaled.updated == scaled.devices;
     if good && scaled.sample_good == scaled.sample {
@@ -67,7 +74,13 @@ pub fn run(args: &ScaleArgs) -> ExitCode {
     }
 }
 
-fn text(options: &ScaleOptions, scaled: &Scaled, peak_kib: Option<u64>) -> String {
+/// What this process took of its machine, if the system tells.
+struct Cost {
+    processor: Option<Duration>,
+    peak_kib: Option<u64>,
+}
+
+fn text(options: &ScaleOptions, scaled: &Scaled, cost: &Cost) -> String {
     let mut out = String::new();
     let mut line = |name: &str, value: String| {
         out.push_str(&format!("{name:<24}{value}\n"));
@@ -89,7 +102,10 @@ fn text(options: &ScaleOptions, scaled: &Scaled, peak_kib: Option<u64>) -> Strin
     );
     line("virtual time", hours(scaled.duration));
     line("wall time", format!("{:.1} s", scaled.wall.as_secs_f64()));
-    if let Some(peak) = peak_kib {
+    if let Some(time) = cost.processor {
+        line("processor time", format!("{:.1} s", time.as_secs_f64()));
+    }
+    if let Some(peak) = cost.peak_kib {
         let each = peak * 1024 / scaled.devices.max(1);
         line(
             "peak memory",
@@ -108,7 +124,7 @@ fn text(options: &ScaleOptions, scaled: &Scaled, peak_kib: Option<u64>) -> Strin
     out
 }
 
-fn json(options: &ScaleOptions, scaled: &Scaled, peak_kib: Option<u64>) -> serde_json::Value {
+fn json(options: &ScaleOptions, scaled: &Scaled, cost: &Cost) -> serde_json::Value {
     serde_json::json!({
         "devices": scaled.devices,
         "gateways": options.gateways,
@@ -126,7 +142,8 @@ fn json(options: &ScaleOptions, scaled: &Scaled, peak_kib: Option<u64>) -> serde
         "sample_good": scaled.sample_good,
         "virtual_seconds": scaled.duration.as_secs_f64(),
         "wall_seconds": scaled.wall.as_secs_f64(),
-        "peak_kib": peak_kib,
+        "processor_seconds": cost.processor.map(|time| time.as_secs_f64()),
+        "peak_kib": cost.peak_kib,
         "ns_per_device_fragment": per_device_fragment_ns(scaled),
         "fingerprint": format!("{:016x}", scaled.fingerprint),
         "violations": scaled.violations,
@@ -145,6 +162,18 @@ fn per_device_fragment_ns(scaled: &Scaled) -> f64 {
 fn hours(duration: Duration) -> String {
     let minutes = duration.as_secs() / 60;
     format!("{} h {:02} min", minutes / 60, minutes % 60)
+}
+
+/// Time all threads of this process spent on processors, of the program and of the system for it.
+fn processor_time() -> Option<Duration> {
+    /// Linux tells programs of hundredths of seconds, whatever it counts in itself.
+    const TICK: Duration = Duration::from_millis(10);
+    let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
+    // The name of the program comes before, in brackets; utime and stime are the twelfth and thirteenth field after it.
+    let (_, fields) = stat.rsplit_once(')')?;
+    let ticks = fields.split_whitespace().skip(11).take(2);
+    let ticks = ticks.map(|n| n.parse::<u32>().ok()).sum::<Option<u32>>()?;
+    Some(TICK * ticks)
 }
 
 /// The most memory this process ever held, if the system tells.

@@ -212,7 +212,7 @@ impl Scene {
         let mut changes: Vec<Change> = all
             .map(|(image, data)| Change::PutImage(image.clone(), Arc::clone(data)))
             .collect();
-        changes.push(Change::PutTask(task.clone()));
+        changes.push(Change::PutTask(task.clone().into()));
         self.world.commit(&changes);
         self.world.release_faults();
         self.begun = self.world.now();
@@ -235,7 +235,7 @@ impl Scene {
         let (image, data) = self.image.clone();
         self.world.commit(&[
             Change::PutImage(image.clone(), Arc::clone(&data)),
-            Change::PutTask(task.clone()),
+            Change::PutTask(task.clone().into()),
         ]);
         self.world.command(&Command::StartTask {
             task: Box::new(task.clone()),

@@ -91,7 +91,7 @@ impl<S: Catalog> Api<S> {
         ticket: Ticket,
     ) -> Result<v1::FuotaTask, ApiError> {
         let shown = show_task(&task, &counts);
-        let mut changes = vec![Change::PutTask(task)];
+        let mut changes = vec![Change::PutTask(task.into())];
         changes.extend(devices);
         changes.extend(ticket.answered(&shown));
         self.commit(changes).await?;
@@ -315,7 +315,7 @@ impl<S: Catalog> Api<S> {
     ) -> Result<(), ApiError> {
         if task.sequence != before {
             task.updated_at = self.now();
-            changes.push(Change::PutTask(task));
+            changes.push(Change::PutTask(task.into()));
         }
         changes.extend(answered);
         if !changes.is_empty() {
@@ -337,7 +337,7 @@ pub(super) fn added(task: &mut Task, dev_eui: DevEui, now: Timestamp) -> Change 
     task.sequence += 1;
     let mut device = TaskDevice::new(task.id.clone(), dev_eui, now);
     device.sequence = task.sequence;
-    Change::PutTaskDevice(device)
+    Change::PutTaskDevice(device.into())
 }
 
 fn check_lists(devices: &[String], groups: &[String]) -> Result<(), ApiError> {

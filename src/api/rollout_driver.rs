@@ -243,7 +243,7 @@ impl<S: Catalog> Api<S> {
             members.push(added(&mut task, *dev_eui, now));
         }
         changes.push(Change::PutRollout(Box::new(rollout.clone())));
-        changes.push(Change::PutTask(task));
+        changes.push(Change::PutTask(task.into()));
         changes.extend(members);
         self.commit(changes).await?;
         self.draft_changed();

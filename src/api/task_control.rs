@@ -130,7 +130,7 @@ impl<S: Catalog> Api<S> {
             device.entered.insert(DeviceState::Cancelled, now);
             device.sequence = task.sequence;
             device.changed_at = now;
-            changes.push(Change::PutTaskDevice(device));
+            changes.push(Change::PutTaskDevice(device.into()));
         }
         let count = u32::try_from(changes.len()).unwrap_or(u32::MAX);
         let counts = if count == 0 {

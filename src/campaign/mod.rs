@@ -760,13 +760,13 @@ impl Campaign {
                 self.task.sequence += 1;
                 device.sequence = self.task.sequence;
                 device.changed_at = now;
-                changes.push(Change::PutTaskDevice(device.clone()));
+                changes.push(Change::PutTaskDevice(device.clone().into()));
             }
         }
         // The task goes last: whoever sees its sequence finds every device up to it.
         if task_changed {
             self.task.sequence += 1;
-            changes.push(Change::PutTask(self.task.clone()));
+            changes.push(Change::PutTask(self.task.clone().into()));
         }
         Step {
             changes,

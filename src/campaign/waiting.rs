@@ -226,11 +226,11 @@ impl WaitingTask {
                 self.task.sequence += 1;
                 device.sequence = self.task.sequence;
                 device.changed_at = now;
-                changes.push(Change::PutTaskDevice(device.clone()));
+                changes.push(Change::PutTaskDevice(device.clone().into()));
             }
         }
         self.task.sequence += 1;
-        changes.push(Change::PutTask(self.task.clone()));
+        changes.push(Change::PutTask(self.task.clone().into()));
         changes
     }
 

@@ -13,6 +13,7 @@ use crate::record::{
     SessionWindow, SetupStage, TaskDevice, TaskReason, fragments_sent,
 };
 use crate::task::clock::clock_words;
+use crate::task::waits::{Waits, all_within};
 use crate::task::{plan, sizing};
 use crate::time::Timestamp;
 
@@ -35,6 +36,14 @@ const CHECKS_TAKE: Duration = Duration::from_secs(1800);
 const LATE_TAIL: Duration = Duration::from_secs(15);
 /// Between two looks at a clock that is off.
 const CLOCK_CHECKS: Duration = Duration::from_secs(10);
+/// Uplinks that late devices are given to be set up.
+const CHANCES: u32 = 3;
+/// So many devices are many: it is likely that one of them needs more.
+const MANY_LATE: u32 = 8;
+/// Commands of a set-up, where nothing is known of the device.
+const SETUP_COMMANDS: u32 = 3;
+/// More of the commands are not taken to get lost, lest nobody is waited for for ever.
+const MOST_MISSED: f64 = 0.5;
 /// A window that nobody is ready for doubles the time to the next one, so often at most.
 const LONGEST_LEAD: u8 = 3;
 /// Of a device that no window is left for: intervals without an uplink after which it is silent rather than late.
@@ -570,7 +579,8 @@ impl Campaign {
         }
     }
 
-    /// When devices can be expected to have confirmed another window.
+    /// When devices can be expected to have confirmed another window: after three chances to speak, or, of many, as many
+    /// as it likely takes until the last one has. Each session more would cost all others its air and their time.
     pub(super) fn setup_ends(
         &self,
         now: Timestamp,
@@ -582,8 +592,41 @@ impl Campaign {
             .iter()
             .filter_map(|d| Some(around.fleet.get(*d)?.profile.uplink_interval))
             .max();
-        let set_up = now + interval.unwrap_or_default() * 3 + Duration::from_secs(15);
-        sizing::window_opens(class, set_up)
+        let interval = interval.unwrap_or_default();
+        let after = |time| sizing::window_opens(class, now + time + Duration::from_secs(15));
+        let soon = after(interval * CHANCES);
+        let for_all = soon.max(after(self.last_of_many(devices.len(), interval)));
+        // Where there is no time for that, most are better than none.
+        if self.is_beyond(for_all) {
+            soon
+        } else {
+            for_all
+        }
+    }
+
+    /// How long it likely takes until the last of many devices is set up, by what got lost in this task so far.
+    fn last_of_many(&self, devices: usize, interval: Duration) -> Duration {
+        let many = u32::try_from(devices).unwrap_or(u32::MAX);
+        if many < MANY_LATE {
+            return Duration::ZERO;
+        }
+        let (sends, answers) = self
+            .devices
+            .values()
+            .fold((0.0, 0.0), |(sends, answers), d| {
+                (
+                    sends + f64::from(d.attempts),
+                    answers + f64::from(d.commands_answered),
+                )
+            });
+        let wait = Waits {
+            interval,
+            commands: SETUP_COMMANDS,
+            miss: (1.0 - answers / f64::max(sends, 1.0)).clamp(0.0, MOST_MISSED),
+            unknown: 1,
+            least: Duration::ZERO,
+        };
+        all_within(&[wait], 0.5f64.powf(1.0 / f64::from(many)))
     }
 
     /// No fragment will be sent to this session's group any more, and none at all unless devices are sent to alone.

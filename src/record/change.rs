@@ -1,6 +1,8 @@
 //! [`Change`]: one durable write. Everything a step decides to remember is a list of these, committed together.
 //! [`Snapshot`]: what the machines of a network are restored from.
 
+use std::sync::Arc;
+
 use super::{
     AirLedger, Device, DeviceKeys, DeviceProfile, DeviceSettings, DeviceStatus,
     DistributionSession, Gateway, GatewaySettings, GatewayStatus, Image, ImagePolicy, JoinState,
@@ -10,7 +12,8 @@ use super::{
 use crate::lorawan::identifiers::{DevEui, GatewayEui};
 use crate::time::Timestamp;
 
-/// One durable write. `Put*` inserts or replaces the whole record.
+/// One durable write. `Put*` inserts or replaces the whole record. Records that are written at almost every uplink are
+/// shared between all who keep them.
 #[derive(Clone, Debug, PartialEq)]
 #[expect(
     missing_docs,
@@ -20,7 +23,7 @@ pub enum Change {
     PutDeviceProfile(DeviceProfile),
     DeleteDeviceProfile(TenantId, ProfileId),
     PutDeviceSettings(DeviceSettings),
-    PutDeviceStatus(DevEui, DeviceStatus),
+    PutDeviceStatus(DevEui, Arc<DeviceStatus>),
     PutDeviceKeys(DeviceKeys),
     /// Removes the device with its keys, activation and status.
     DeleteDevice(DevEui),
@@ -35,14 +38,14 @@ pub enum Change {
     PutAirLedger(AirLedger),
     PutMulticastGroup(MulticastGroup),
     DeleteMulticastGroup(TenantId, MulticastGroupId),
-    PutImage(Image, std::sync::Arc<[u8]>),
+    PutImage(Image, Arc<[u8]>),
     /// Changes what is said of an image that is there; its bytes stay.
     PutImageRecord(Image),
     DeleteImage(TenantId, Sha256),
-    PutTask(Task),
+    PutTask(Arc<Task>),
     /// Removes the task with its devices, waves, sessions and groups on air.
     DeleteTask(TaskId),
-    PutTaskDevice(TaskDevice),
+    PutTaskDevice(Arc<TaskDevice>),
     DeleteTaskDevice(TaskId, DevEui),
     PutWave(Wave),
     PutDistributionSession(DistributionSession),
@@ -102,9 +105,9 @@ pub struct TaskSnapshot {
     /// The task.
     pub task: Task,
     /// Its image and the bytes.
-    pub image: (Image, std::sync::Arc<[u8]>),
+    pub image: (Image, Arc<[u8]>),
     /// Patches some of its devices are sent in place of the image.
-    pub deltas: Vec<(Image, std::sync::Arc<[u8]>)>,
+    pub deltas: Vec<(Image, Arc<[u8]>)>,
     /// Its devices.
     pub devices: Vec<TaskDevice>,
     /// Its waves.

@@ -87,7 +87,7 @@ impl Fleet {
             .filter_map(|dev_eui| {
                 Some(Change::PutDeviceStatus(
                     dev_eui,
-                    self.devices.get(&dev_eui)?.status.clone(),
+                    self.devices.get(&dev_eui)?.status.clone().into(),
                 ))
             });
         settings.into_iter().chain(statuses).collect()

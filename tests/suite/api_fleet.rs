@@ -513,7 +513,7 @@ async fn devices_are_filtered() {
     let third = "0000000000000003".parse().unwrap();
     server
         .store
-        .commit(&[Change::PutDeviceStatus(third, status)])
+        .commit(&[Change::PutDeviceStatus(third, status.into())])
         .await
         .unwrap();
     for (filter, expected) in [
@@ -775,7 +775,7 @@ async fn a_group_takes_devices_of_its_kind() {
         mc_slots: [Some(slot), None, None, None],
         ..Default::default()
     };
-    let change = Change::PutDeviceStatus("0000000000000001".parse().unwrap(), status);
+    let change = Change::PutDeviceStatus("0000000000000001".parse().unwrap(), status.into());
     server.store.commit(&[change]).await.unwrap();
     let members = |filter: &str| {
         let request = v1::ListMulticastGroupMembersRequest {

@@ -165,7 +165,7 @@ async fn a_version_shows_how_it_became_known() {
     status.note_version("radio", 1, VersionEvidence::UplinkField, at);
     server
         .store
-        .commit(&[Change::PutDeviceStatus(DevEui(1), status)])
+        .commit(&[Change::PutDeviceStatus(DevEui(1), status.into())])
         .await
         .unwrap();
     let shown = put_versions(&server, &[("main", 7), ("boot", 3)])

@@ -52,7 +52,7 @@ async fn report(server: &Server, n: u64, version: u32) {
     let mut status = device.unwrap().unwrap().status;
     let now = Timestamp::from_unix_seconds(server.now.load(Ordering::SeqCst));
     status.note_version("main", version, VersionEvidence::FirmwareManagement, now);
-    let change = Change::PutDeviceStatus(DevEui(n), status);
+    let change = Change::PutDeviceStatus(DevEui(n), status.into());
     server.store.commit(&[change]).await.unwrap();
 }
 
@@ -447,7 +447,10 @@ async fn forget_start(server: &Server, id: &str) {
     let mut task = task.unwrap().unwrap();
     task.state = TaskState::Draft;
     task.started_at = None;
-    let changes = [Change::PutTask(task), Change::PutRollout(Box::new(rollout))];
+    let changes = [
+        Change::PutTask(task.into()),
+        Change::PutRollout(Box::new(rollout)),
+    ];
     server.store.commit(&changes).await.unwrap();
 }
 

@@ -117,14 +117,14 @@ impl Server {
             if device != before {
                 task.sequence += 1;
                 device.sequence = task.sequence;
-                changes.push(Change::PutTaskDevice(device));
+                changes.push(Change::PutTaskDevice(device.into()));
             }
         }
         if changes.is_empty() {
             task.sequence += 1;
         }
         let sequence = task.sequence;
-        changes.push(Change::PutTask(task));
+        changes.push(Change::PutTask(task.into()));
         self.store.commit(&changes).await.unwrap();
         let _ = self.notices.send(Notice::Task { task: id, sequence });
     }
@@ -283,7 +283,7 @@ async fn changes(
                     let known = store.device(&TenantId::default(), dev_eui).await.unwrap();
                     let mut status = known.map(|known| known.status).unwrap_or_default();
                     status.set_versions(&versions, now);
-                    changes.push(Change::PutDeviceStatus(dev_eui, status));
+                    changes.push(Change::PutDeviceStatus(dev_eui, status.into()));
                 }
                 changes.extend(device.keys.map(Change::PutDeviceKeys));
                 changes.extend(device.join.map(|join| Change::PutJoinState(dev_eui, join)));
@@ -312,7 +312,7 @@ async fn changes(
                 task.sequence += 1;
                 let mut device = TaskDevice::new(id.clone(), *dev_eui, now);
                 device.sequence = task.sequence;
-                changes.push(Change::PutTaskDevice(device));
+                changes.push(Change::PutTaskDevice(device.into()));
             }
             changes.push(Change::PutWave(Wave {
                 task: id.clone(),
@@ -322,7 +322,7 @@ async fn changes(
                 ended_at: None,
             }));
             let sequence = task.sequence;
-            changes.push(Change::PutTask(*task));
+            changes.push(Change::PutTask((*task).into()));
             (changes, Some(Notice::Task { task: id, sequence }))
         }
         Command::DescribeTask {
@@ -336,7 +336,7 @@ async fn changes(
             task.sequence += 1;
             let sequence = task.sequence;
             (
-                vec![Change::PutTask(task)],
+                vec![Change::PutTask(task.into())],
                 Some(Notice::Task { task: id, sequence }),
             )
         }
@@ -348,11 +348,11 @@ async fn changes(
                 if let Some(mut device) = store.task_device(&id, dev_eui).await.unwrap() {
                     task.sequence += 1;
                     (device.state, device.sequence) = (DeviceState::Removed, task.sequence);
-                    changes.push(Change::PutTaskDevice(device));
+                    changes.push(Change::PutTaskDevice(device.into()));
                 }
             }
             let sequence = task.sequence;
-            changes.push(Change::PutTask(task));
+            changes.push(Change::PutTask(task.into()));
             (changes, Some(Notice::Task { task: id, sequence }))
         }
         command @ (Command::PauseTask(_) | Command::ResumeTask(_) | Command::CancelTask(_)) => {
@@ -368,7 +368,7 @@ async fn changes(
             task.sequence += 1;
             let sequence = task.sequence;
             (
-                vec![Change::PutTask(task)],
+                vec![Change::PutTask(task.into())],
                 Some(Notice::Task { task: id, sequence }),
             )
         }

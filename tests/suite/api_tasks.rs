@@ -550,7 +550,7 @@ async fn on_air(server: &Server, devices: u64, spent_seconds: u64) {
             minutes: [(NOW / 60 - 1, spent_seconds * 1_000_000)].into(),
         }),
     ];
-    changes.extend((1..=devices).map(|n| Change::PutDeviceStatus(DevEui(n), heard.clone())));
+    changes.extend((1..=devices).map(|n| Change::PutDeviceStatus(DevEui(n), heard.clone().into())));
     server.store.commit(&changes).await.unwrap();
 }
 
@@ -644,7 +644,7 @@ async fn a_plan_that_cannot_work_is_refused_with_reason_and_field() {
         ),
     ] {
         if id == "budget" {
-            let changes = [1, 2].map(|n| Change::PutDeviceStatus(DevEui(n), lossy.clone()));
+            let changes = [1, 2].map(|n| Change::PutDeviceStatus(DevEui(n), lossy.clone().into()));
             server.store.commit(&changes).await.unwrap();
         }
         create(&server, id, &task, names([1, 2])).await.unwrap();

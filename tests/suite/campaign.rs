@@ -697,18 +697,19 @@ impl Bench {
                 Change::PutTask(task) => {
                     let before = self
                         .tasks
-                        .insert(task.id.clone(), task.clone())
+                        .insert(task.id.clone(), task.as_ref().clone())
                         .map_or(0, |t| t.sequence);
                     assert!(task.sequence > before, "a task's sequence counts up");
                 }
                 Change::PutTaskDevice(device) => {
-                    self.devices.insert(device.dev_eui, device);
+                    self.devices
+                        .insert(device.dev_eui, Arc::unwrap_or_clone(device));
                 }
                 Change::PutDistributionSession(session) => {
                     self.sessions.insert(session.id.clone(), session);
                 }
                 Change::PutDeviceStatus(dev_eui, status) => {
-                    self.statuses.insert(dev_eui, status);
+                    self.statuses.insert(dev_eui, Arc::unwrap_or_clone(status));
                 }
                 _ => {}
             }

@@ -20,6 +20,7 @@ use lorawan_fuota::lorawan::identifiers::{DevEui, GatewayEui};
 use lorawan_fuota::record::Change;
 use lorawan_fuota::time::Timestamp;
 
+use crate::device::EndDevice;
 use crate::gateway::OnAir;
 use crate::lab::Lab;
 
@@ -141,10 +142,37 @@ type Broken = (Checker, Option<DevEui>, String);
 impl Checkers {
     /// Takes in a commit; `lab` tells what is true.
     pub fn commit(&mut self, at: Timestamp, changes: &[Change], lab: &Lab) {
+        let running = |dev_eui| lab.device(dev_eui).map(EndDevice::running_version);
+        self.commit_records(at, changes, &running);
+        let broken = self.keys.commit(changes, &self.records, lab);
+        self.break_all(at, broken);
+    }
+
+    /// As [`Checkers::commit`], of changes without groups and away from the lab: `running` is what devices really run,
+    /// of those that the changes say are done.
+    pub(crate) fn commit_apart(
+        &mut self,
+        at: Timestamp,
+        changes: &[Change],
+        running: &[(DevEui, u32)],
+    ) {
+        let real = |dev_eui| {
+            let known = running.iter().find(|(known, _)| *known == dev_eui);
+            known.map(|(_, version)| *version)
+        };
+        self.commit_records(at, changes, &real);
+    }
+
+    fn commit_records(
+        &mut self,
+        at: Timestamp,
+        changes: &[Change],
+        running: &dyn Fn(DevEui) -> Option<u32>,
+    ) {
         self.counters.commit(changes);
         let late = self.windows.commit(at, changes);
         self.break_all(at, late);
-        let broken = self.records.commit(changes, lab, &mut |device, what| {
+        let broken = self.records.commit(changes, running, &mut |device, what| {
             if let Some(events) = &mut self.events {
                 events.push(Event {
                     at,
@@ -154,8 +182,6 @@ impl Checkers {
                 });
             }
         });
-        self.break_all(at, broken);
-        let broken = self.keys.commit(changes, &self.records, lab);
         self.break_all(at, broken);
     }
 

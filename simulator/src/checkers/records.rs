@@ -1,14 +1,13 @@
 //! Committed records: what was acknowledged stays, what has ended stays ended, and nothing goes back.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use lorawan_fuota::lorawan::identifiers::{DevAddr, DevEui};
 use lorawan_fuota::record::{
     Change, DeviceSettings, DeviceState, DeviceStatus, DistributionSession, SessionId, Task,
     TaskDevice, TaskId, Wave,
 };
-
-use crate::lab::Lab;
 
 use super::{Broken, Checker};
 
@@ -18,9 +17,9 @@ pub struct Records {
     /// Transactions so far.
     pub commits: u64,
     /// Tasks.
-    pub tasks: BTreeMap<TaskId, Task>,
+    pub tasks: BTreeMap<TaskId, Arc<Task>>,
     /// Their devices.
-    pub devices: BTreeMap<(DevEui, TaskId), TaskDevice>,
+    pub devices: BTreeMap<(DevEui, TaskId), Arc<TaskDevice>>,
     /// Their sessions.
     pub sessions: BTreeMap<SessionId, DistributionSession>,
     /// Their waves.
@@ -68,11 +67,11 @@ impl KnownOfDevice {
 }
 
 impl Records {
-    /// Takes in a commit. `note` is told what changed that people want to know.
+    /// Takes in a commit. `real` knows which version a device runs; `note` is told what changed that people want to know.
     pub(super) fn commit(
         &mut self,
         changes: &[Change],
-        lab: &Lab,
+        real: &dyn Fn(DevEui) -> Option<u32>,
         note: &mut impl FnMut(Option<DevEui>, String),
     ) -> Vec<Broken> {
         self.commits += 1;
@@ -104,7 +103,7 @@ impl Records {
                     if let Some(before) = before {
                         broken.extend(device_went_back(&before, device));
                     }
-                    broken.extend(running(device, lab));
+                    broken.extend(running(device, real));
                 }
                 Change::PutDistributionSession(session) => {
                     let before = self.sessions.insert(session.id.clone(), session.clone());
@@ -246,11 +245,11 @@ fn session_went_back(before: &DistributionSession, now: &DistributionSession) ->
 }
 
 /// The checker of [`Checker::Running`]: the version that is claimed is the one that runs.
-fn running(device: &TaskDevice, lab: &Lab) -> Option<Broken> {
+fn running(device: &TaskDevice, real: &dyn Fn(DevEui) -> Option<u32>) -> Option<Broken> {
     if device.state != DeviceState::Running {
         return None;
     }
-    let really = lab.device(device.dev_eui).map(|d| d.running_version());
+    let really = real(device.dev_eui);
     let claimed = &device.evidence;
     let fits = really.is_some_and(|version| claimed.contains(&format!("{version:#010x}")));
     (!fits).then(|| {

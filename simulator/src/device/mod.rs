@@ -36,7 +36,7 @@ use std::time::Duration;
 use lorawan_fuota::lorawan::airtime::DataRate;
 use lorawan_fuota::lorawan::firmware_management::UpImageStatus;
 use lorawan_fuota::lorawan::frame::{Direction, Frame};
-use lorawan_fuota::lorawan::identifiers::DevEui;
+use lorawan_fuota::lorawan::identifiers::{DevAddr, DevEui};
 use lorawan_fuota::lorawan::multicast_setup::MC_GROUP_COUNT;
 use lorawan_fuota::time::Timestamp;
 
@@ -391,6 +391,22 @@ impl EndDevice {
                 self.receive_data(now, frame, opened);
             }
             Ok(Frame::Data(_) | Frame::JoinRequest(_)) | Err(_) => self.counts.malformed += 1,
+        }
+    }
+
+    /// Whether a data frame to this address is for it, or for one of its groups.
+    pub fn is_known_as(&self, dev_addr: DevAddr) -> bool {
+        let session = self.link.session.as_ref();
+        let groups = self.multicast.groups().iter().flatten();
+        session.is_some_and(|session| session.dev_addr == dev_addr)
+            || groups.into_iter().any(|group| group.mc_addr == dev_addr)
+    }
+
+    /// As [`EndDevice::receive`], of a data frame to an address that is none of its own.
+    pub fn overhear(&mut self, now: Timestamp) {
+        if !self.is_off(now) {
+            self.read_meter(now);
+            self.counts.not_for_us += 1;
         }
     }
 

@@ -7,6 +7,8 @@
 
 use std::collections::BTreeMap;
 
+use lorawan_fuota::lorawan::airtime::DataRate;
+use lorawan_fuota::lorawan::identifiers::DevAddr;
 use lorawan_fuota::time::Timestamp;
 
 use crate::channel::Channel;
@@ -20,6 +22,8 @@ const ON_AIR_MAX: usize = 256;
 #[derive(Clone, Debug, Default)]
 pub(super) struct Backlog {
     frames: Vec<Deferred>,
+    /// Of each of them what tells whether a device hears it: all that most devices need to know of most frames.
+    heads: Vec<Head>,
     /// Which of them a gateway sent, by its number; rising.
     by_gateway: Vec<Vec<u32>>,
     /// How many of them are over, before the first that is not.
@@ -31,10 +35,25 @@ pub(super) struct Backlog {
 /// A frame, by as many gateways as sent it at one instant.
 #[derive(Clone, Debug)]
 struct Deferred {
-    /// The number of its first flight.
-    first: u64,
     on_air: OnAir,
     shared: SharedFrame,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Head {
+    start: Timestamp,
+    end: Timestamp,
+    frequency_hz: u32,
+    data_rate: DataRate,
+    first: u64,
+    /// Whom a data frame is for.
+    dev_addr: Option<DevAddr>,
+}
+
+impl Head {
+    fn is_heard_by(&self, device: &EndDevice) -> bool {
+        device.hears(self.frequency_hz, self.data_rate, self.start, self.end)
+    }
 }
 
 /// How far a device is.
@@ -53,16 +72,24 @@ pub(super) struct Place {
 impl Backlog {
     /// A gateway began to send a frame, which devices are told of later. Returns its place.
     pub(super) fn add(&mut self, gateway: u32, first: u64, on_air: &OnAir) -> u32 {
-        let lately = self.frames.iter().enumerate().rev().take(ON_AIR_MAX);
+        let lately = self.heads.iter().enumerate().rev().take(ON_AIR_MAX);
         let known = lately
             .into_iter()
-            .find(|(_, frame)| frame.first == first)
+            .find(|(_, head)| head.first == first)
             .map(|(at, _)| at);
         let at = known.unwrap_or_else(|| {
-            self.frames.push(Deferred {
+            let shared = SharedFrame::new(&on_air.phy_payload);
+            self.heads.push(Head {
+                start: on_air.start,
+                end: on_air.end,
+                frequency_hz: on_air.frequency_hz,
+                data_rate: on_air.data_rate,
                 first,
+                dev_addr: shared.dev_addr(),
+            });
+            self.frames.push(Deferred {
                 on_air: on_air.clone(),
-                shared: SharedFrame::new(&on_air.phy_payload),
+                shared,
             });
             self.frames.len() - 1
         });
@@ -136,20 +163,26 @@ impl Backlog {
         let first_on_air = self.first_on_air(now).max(place.next);
         while let Some(copies) = told.next_if(|copies| copies[0].0 < first_on_air) {
             let at = copies[0].0;
-            let frame = &mut self.frames[index(at)];
-            if !was_listening(device, place, at, frame, *locked) {
+            let head = self.heads[index(at)];
+            let noted = place.noted(at);
+            if !noted.unwrap_or_else(|| listens(device, &head, *locked)) {
                 continue;
             }
-            let air = &frame.on_air;
-            *locked = Some((air.end, frame.first));
+            let frame = &mut self.frames[index(at)];
+            *locked = Some((head.end, head.first));
+            // Who was asked just now need not be asked again before something happened to it.
+            let mut stays = noted.is_none().then_some(true);
             for (_, gateway) in copies {
-                let stayed = device.hears(air.frequency_hz, air.data_rate, air.start, air.end);
-                let arrives = channel.downlink_arrives_at(air.end, *gateway, number)
-                    && channel.carries_at(*gateway, number, air);
-                if stayed && arrives {
-                    device.receive_shared(air.end, &mut frame.shared);
-                } else {
+                let stayed = stays.unwrap_or_else(|| head.is_heard_by(device));
+                let arrives = channel.downlink_arrives_at(head.end, *gateway, number)
+                    && channel.carries_at(*gateway, number, &frame.on_air);
+                if !(stayed && arrives) {
                     lost += 1;
+                } else if head.dev_addr.is_some_and(|to| !device.is_known_as(to)) {
+                    device.overhear(head.end);
+                } else {
+                    device.receive_shared(head.end, &mut frame.shared);
+                    stays = None;
                 }
             }
         }
@@ -160,10 +193,10 @@ impl Backlog {
                 continue;
             }
             let reaches = told.next_if(|copies| copies[0].0 == at).is_some();
-            let frame = &self.frames[index(at)];
-            let listens = reaches && was_listening(device, place, at, frame, *locked);
+            let head = self.heads[index(at)];
+            let listens = reaches && listens(device, &head, *locked);
             if listens {
-                *locked = Some((frame.on_air.end, frame.first));
+                *locked = Some((head.end, head.first));
             }
             if reaches || !place.defers {
                 place.during.push((at, listens));
@@ -174,29 +207,26 @@ impl Backlog {
 
     /// The first frame that is not over.
     fn first_on_air(&mut self, now: Timestamp) -> u32 {
-        let over = |frame: &Deferred| frame.on_air.end <= now;
-        while self.frames.get(index(self.over)).is_some_and(over) {
+        let over = |head: &Head| head.end <= now;
+        while self.heads.get(index(self.over)).is_some_and(over) {
             self.over += 1;
         }
         self.over
     }
 }
 
-/// Whether a device listens to a frame that began: as it was noted, or as the device is now.
-fn was_listening(
-    device: &EndDevice,
-    place: &Place,
-    at: u32,
-    frame: &Deferred,
-    locked: Option<(Timestamp, u64)>,
-) -> bool {
-    let noted = place.during.iter().find(|(known, _)| *known == at);
-    if let Some((_, listens)) = noted {
-        return *listens;
+impl Place {
+    /// What was noted of a frame while it was on air: whether the device was listening to it.
+    fn noted(&self, at: u32) -> Option<bool> {
+        let noted = self.during.iter().find(|(known, _)| *known == at);
+        noted.map(|(_, listens)| *listens)
     }
-    let air = &frame.on_air;
-    let busy = locked.is_some_and(|(until, other)| air.start < until && other != frame.first);
-    !busy && device.hears(air.frequency_hz, air.data_rate, air.start, air.end)
+}
+
+/// Whether a device, as it is now, listens to a frame that began.
+fn listens(device: &EndDevice, head: &Head, locked: Option<(Timestamp, u64)>) -> bool {
+    let busy = locked.is_some_and(|(until, other)| head.start < until && other != head.first);
+    !busy && head.is_heard_by(device)
 }
 
 fn index(number: u32) -> usize {

@@ -173,7 +173,7 @@ impl Running {
         self.task = self.site.task(&self.scenario, &self.image, self.begun);
         self.world.commit(&[
             Change::PutImage(self.image.clone(), Arc::clone(&self.data)),
-            Change::PutTask(self.task.clone()),
+            Change::PutTask(self.task.clone().into()),
         ]);
         self.world.release_faults();
         self.schedule();

@@ -6,6 +6,7 @@
 //! store can fail before or after it wrote, and the server can die there, which drops its future and starts it again
 //! from the store.
 
+mod aside;
 mod faults;
 mod ports;
 mod trouble;
@@ -35,6 +36,7 @@ use crate::random::Random;
 pub use faults::{Faults, Outages};
 pub use trouble::Strike;
 
+use aside::Aside;
 use ports::{Locked, Shared, WorldClock, WorldStore, WorldTransport};
 use trouble::Trouble;
 
@@ -78,19 +80,21 @@ impl World {
             set_out: Locked::default(),
             lab: Locked::new(lab),
             store: MemoryStore::new(),
-            checkers: Locked::default(),
+            checkers: Arc::default(),
+            aside: Locked::default(),
+            over: Locked::default(),
             random: Locked::new(Random::of(seed, 0xfa17)),
             faults: Locked::new(Faults::default()),
             crash: Locked::new(false),
             progress: Locked::default(),
         });
         let tolerated = faults.server_step * 2;
-        shared.checkers.borrow_mut().tolerate_clock(tolerated);
+        shared.checkers().tolerate_clock(tolerated);
         if faults.outages.is_some_and(|outages| outages.power) {
-            shared.checkers.borrow_mut().tolerate_late();
+            shared.checkers().tolerate_late();
         }
         if faults.misleads_about_gateways() {
-            shared.checkers.borrow_mut().tolerate_order();
+            shared.checkers().tolerate_order();
         }
         Self {
             shared,
@@ -105,6 +109,13 @@ impl World {
             random: Random::of(seed, 0x7b0b1e),
             stuck: false,
         }
+    }
+
+    /// From now on store and checkers work on a thread of their own. A commit that the store refuses breaks a property
+    /// then, and the loop does not hear of it.
+    pub fn watch_aside(&mut self) {
+        let (store, checkers) = (self.shared.store.clone(), Arc::clone(&self.shared.checkers));
+        self.shared.aside.set(Some(Aside::start(store, checkers)));
     }
 
     /// The present moment.
@@ -129,27 +140,22 @@ impl World {
 
     /// What the checkers saw.
     pub fn checkers<T>(&self, look: impl FnOnce(&Checkers) -> T) -> T {
-        look(&self.shared.checkers.borrow())
+        look(&self.shared.checkers())
     }
 
     /// The checkers, to be told what this world is like.
     pub fn checkers_mut<T>(&self, tell: impl FnOnce(&mut Checkers) -> T) -> T {
-        tell(&mut self.shared.checkers.borrow_mut())
+        tell(&mut self.shared.checkers())
     }
 
     /// A task as it was committed last.
     pub fn task(&self, id: &TaskId) -> Option<Task> {
-        self.checkers(|c| c.records.tasks.get(id).cloned())
+        self.checkers(|c| c.records.tasks.get(id).map(|task| Task::clone(task)))
     }
 
     /// Whether a task has ended, as it was committed last.
     pub fn is_over(&self, id: &TaskId) -> bool {
-        self.checkers(|c| {
-            c.records
-                .tasks
-                .get(id)
-                .is_some_and(|t| t.state.is_terminal())
-        })
+        self.shared.over.borrow().contains(id)
     }
 
     /// The devices of a task as they were committed last.
@@ -158,7 +164,7 @@ impl World {
             let devices = c.records.devices.iter();
             devices
                 .filter(|((_, task), _)| task == id)
-                .map(|(_, d)| d.clone())
+                .map(|(_, d)| TaskDevice::clone(d))
                 .collect()
         })
     }
@@ -192,7 +198,7 @@ impl World {
         expected.vanished.clone_from(&self.trouble.vanished);
         let devices = self.task_devices(id);
         let lab = self.shared.lab.borrow();
-        let mut checkers = self.shared.checkers.borrow_mut();
+        let mut checkers = self.shared.checkers();
         let now = self.shared.now.get();
         let broken = verdicts(now, &task, &devices, &checkers.records, &lab, &expected);
         for (checker, device, what) in broken {
@@ -264,6 +270,7 @@ impl World {
     /// # Panics
     /// The store refuses them.
     pub fn commit(&mut self, changes: &[Change]) {
+        self.shared.flush();
         let mut commit = Box::pin(self.shared.store.commit(changes));
         let mut context = Context::from_waker(Waker::noop());
         let written = commit.as_mut().poll(&mut context);
@@ -275,6 +282,7 @@ impl World {
     /// # Panics
     /// The store does not answer.
     pub fn records(&self) -> Snapshot {
+        self.shared.flush();
         let mut read = Box::pin(self.shared.store.snapshot());
         let mut context = Context::from_waker(Waker::noop());
         match read.as_mut().poll(&mut context) {
@@ -412,8 +420,7 @@ impl World {
             (received, lab.take_downlinks())
         };
         for (gateway, frame) in on_air {
-            let mut checkers = self.shared.checkers.borrow_mut();
-            checkers.on_air(gateway, &frame);
+            self.shared.on_air(gateway, frame);
         }
         for (gateway, frame) in received {
             self.shared.set_out(gateway, frame);
@@ -489,7 +496,7 @@ impl World {
             self.step_server(true);
         }
         let now = self.shared.now.get();
-        self.shared.checkers.borrow_mut().restarted(now);
+        self.shared.checkers().restarted(now);
         let (handle, mut edges) = Handle::new();
         let sender = handle.sender();
         let shared = Arc::clone(&self.shared);

@@ -10,16 +10,17 @@ use lorawan_fuota::network::native::{
     GatewayCommand, GatewayMessage, ReceivedFrame, TransmissionId, When,
 };
 use lorawan_fuota::network::{Transport, TransportCounters};
-use lorawan_fuota::record::{Change, Refusal, Snapshot};
+use lorawan_fuota::record::{Change, DeviceState, Refusal, Snapshot, TaskId};
 use lorawan_fuota::runtime::Clock;
 use lorawan_fuota::store::{MemoryStore, Store, StoreError};
 use lorawan_fuota::time::Timestamp;
 
 use crate::checkers::{Checker, Checkers};
-use crate::gateway::{Received, TxError, TxRequest, TxWhen};
+use crate::gateway::{OnAir, Received, TxError, TxRequest, TxWhen};
 use crate::lab::Lab;
 use crate::random::Random;
 
+use super::aside::{Aside, Seen};
 use super::faults::Faults;
 
 /// What the loop's clock, transport and store share with the world.
@@ -36,7 +37,11 @@ pub(super) struct Shared {
     pub(super) set_out: Locked<u64>,
     pub(super) lab: Locked<Lab>,
     pub(super) store: MemoryStore,
-    pub(super) checkers: Locked<Checkers>,
+    pub(super) checkers: Arc<Locked<Checkers>>,
+    /// Where store and checkers are on a thread of their own.
+    pub(super) aside: Locked<Option<Aside>>,
+    /// Tasks that have ended, as they were committed last.
+    pub(super) over: Locked<BTreeSet<TaskId>>,
     pub(super) random: Locked<Random>,
     pub(super) faults: Locked<Faults>,
     pub(super) crash: Locked<bool>,
@@ -88,17 +93,81 @@ impl Shared {
 
     pub(super) fn broken(&self, checker: Checker, what: String) {
         let now = self.now.get();
-        self.checkers.borrow_mut().broken(now, checker, None, what);
+        self.checkers().broken(now, checker, None, what);
     }
 
     pub(super) fn note(&self, device: Option<DevEui>, what: impl FnOnce() -> String) {
+        if self.aside.borrow().is_some() {
+            // Who looks on from there keeps no events.
+            return;
+        }
         let now = self.now.get();
-        self.checkers.borrow_mut().note(now, device, what);
+        self.checkers().note(now, device, what);
+    }
+
+    /// The checkers, once they have seen all that happened.
+    pub(super) fn checkers(&self) -> MutexGuard<'_, Checkers> {
+        self.flush();
+        self.checkers.borrow_mut()
+    }
+
+    /// Waits until all that happened is stored and checked.
+    pub(super) fn flush(&self) {
+        if let Some(aside) = &mut *self.aside.borrow_mut() {
+            aside.flush();
+        }
+    }
+
+    pub(super) fn on_air(&self, gateway: GatewayEui, frame: OnAir) {
+        if let Some(aside) = &mut *self.aside.borrow_mut() {
+            return aside.see(Seen::OnAir { gateway, frame });
+        }
+        self.checkers().on_air(gateway, &frame);
     }
 
     fn committed(&self, changes: &[Change]) {
         let (now, lab) = (self.now.get(), self.lab.borrow());
-        self.checkers.borrow_mut().commit(now, changes, &lab);
+        self.checkers().commit(now, changes, &lab);
+    }
+
+    /// Has a commit stored and checked on the other thread; false if there is none, or the checkers need the lab.
+    fn commit_aside(&self, changes: &[Change]) -> bool {
+        let mut aside = self.aside.borrow_mut();
+        let of_group = |change: &Change| matches!(change, Change::PutMcGroup(_));
+        let Some(aside) = aside.as_mut() else {
+            return false;
+        };
+        if changes.iter().any(of_group) {
+            aside.flush();
+            return false;
+        }
+        let lab = self.lab.borrow();
+        let done = changes.iter().filter_map(|change| match change {
+            Change::PutTaskDevice(d) if d.state == DeviceState::Running => Some(d.dev_eui),
+            _ => None,
+        });
+        let real = |dev_eui| Some((dev_eui, lab.device(dev_eui)?.running_version()));
+        aside.see(Seen::Commit {
+            at: self.now.get(),
+            changes: changes.to_vec(),
+            running: done.filter_map(real).collect(),
+        });
+        true
+    }
+
+    /// Notes which tasks have ended.
+    fn note_ends(&self, changes: &[Change]) {
+        for change in changes {
+            let Change::PutTask(task) = change else {
+                continue;
+            };
+            let mut over = self.over.borrow_mut();
+            if task.state.is_terminal() {
+                over.insert(task.id.clone());
+            } else if !over.is_empty() {
+                over.remove(&task.id);
+            }
+        }
     }
 
     /// A frame of a gateway sets out for the server: at once, later, or twice.
@@ -299,13 +368,17 @@ impl Store for WorldStore {
                 .note(None, || "a commit fails, nothing written".to_owned());
             return fault();
         }
-        if let Err(error) = self.0.store.commit(changes).await {
+        let aside = self.0.commit_aside(changes);
+        if !aside && let Err(error) = self.0.store.commit(changes).await {
             // The loop recovers from this as from any fault, so that nobody else would notice.
             let what = format!("the store refuses a commit: {error}");
             self.0.broken(Checker::Errors, what);
             return Err(error);
         }
-        self.0.committed(changes);
+        if !aside {
+            self.0.committed(changes);
+        }
+        self.0.note_ends(changes);
         if self.0.chance(faults.crash_after_commit) {
             self.die().await;
         }
@@ -319,6 +392,7 @@ impl Store for WorldStore {
     }
 
     async fn snapshot(&self) -> Result<Snapshot, StoreError> {
+        self.0.flush();
         self.0.store.snapshot().await
     }
 }

@@ -34,6 +34,19 @@ fn a_network_is_updated_and_one_seed_is_one_history() {
 }
 
 #[test]
+fn checkers_on_a_thread_of_their_own_see_the_same() {
+    for seed in 1..4 {
+        let aside = history(run(&small(150, seed)));
+        let within = history(run(&ScaleOptions {
+            aside: false,
+            ..small(150, seed)
+        }));
+        assert_eq!(aside, within, "seed {seed}");
+        assert_eq!(aside.violations, Vec::<String>::new());
+    }
+}
+
+#[test]
 fn devices_that_count_fragments_complete_with_the_same_ones_as_those_that_keep_them() {
     for seed in 1..4 {
         let counted = history(run(&small(150, seed)));

@@ -129,6 +129,8 @@ pub(super) struct Air {
     finished: Vec<TxReport>,
     handed_over: u64,
     dropped: u64,
+    /// No status of a gateway is written before: they need not be looked at in each step.
+    flush_at: Timestamp,
 }
 
 impl Air {
@@ -152,6 +154,7 @@ impl Air {
             finished: Vec::new(),
             handed_over: 0,
             dropped: 0,
+            flush_at: Timestamp::default(),
         }
     }
 
@@ -534,11 +537,18 @@ impl Air {
     /// Ledgers and, where due, statuses.
     pub(super) fn take_changes(&mut self, now: Timestamp, changes: &mut Vec<Change>) {
         self.ledgers.take_changes(changes);
-        changes.extend(
-            self.gateways
-                .values_mut()
-                .filter_map(|gateway| gateway.take_change(now)),
-        );
+        if now < self.flush_at {
+            return;
+        }
+        let gateways = self.gateways.values_mut();
+        changes.extend(gateways.filter_map(|gateway| gateway.take_change(now)));
+        let next = self.gateways.values().map(GatewayState::next_flush).min();
+        self.flush_at = next.unwrap_or_default();
+    }
+
+    /// A gateway was entered or changed: its status may have to be written.
+    pub(super) fn gateways_changed(&mut self) {
+        self.flush_at = Timestamp::default();
     }
 
     /// When something is to be handed over or given up.

@@ -94,6 +94,12 @@ impl GatewayState {
         &mut self.status
     }
 
+    /// No write of the status is due before.
+    pub(super) fn next_flush(&self) -> Timestamp {
+        let flushed = self.last_flushed;
+        flushed.map_or(Timestamp::default(), |last| last + FLUSH_INTERVAL)
+    }
+
     /// The write of the status, if it is time.
     pub(super) fn take_change(&mut self, now: Timestamp) -> Option<Change> {
         let due = self

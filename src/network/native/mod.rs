@@ -202,6 +202,7 @@ impl Network for Native {
     fn apply(&mut self, command: &NetworkCommand) {
         match command {
             NetworkCommand::PutGateway(settings) => {
+                self.air.gateways_changed();
                 let state = self.air.gateways.entry(settings.eui);
                 state
                     .and_modify(|state| state.settings = settings.clone())

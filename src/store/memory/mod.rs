@@ -193,7 +193,8 @@ impl Catalog for MemoryStore {
 
     async fn task(&self, tenant: &TenantId, id: &TaskId) -> Result<Option<Task>> {
         let state = self.state();
-        Ok(state.tasks.get(id).filter(|t| t.tenant == *tenant).cloned())
+        let owned = state.tasks.get(id).filter(|t| t.tenant == *tenant);
+        Ok(owned.map(|task| Task::clone(task)))
     }
 
     async fn tasks(
@@ -204,7 +205,7 @@ impl Catalog for MemoryStore {
     ) -> Result<Vec<Task>> {
         let state = self.state();
         let holds = |task: &TaskId, eui: DevEui| state.task_devices.contains(&(task.clone(), eui));
-        let matches = |t: &&Task| {
+        let matches = |t: &&Arc<Task>| {
             t.tenant == *tenant
                 && filter.state.is_none_or(|s| s == t.state)
                 && filter
@@ -213,7 +214,8 @@ impl Catalog for MemoryStore {
                 && filter.device.is_none_or(|eui| holds(&t.id, eui))
         };
         let owned = state.tasks.values().filter(matches);
-        Ok(paged(owned, page, |t| t.id.0.clone()).cloned().collect())
+        let paged = paged(owned, page, |t| t.id.0.clone());
+        Ok(paged.map(|task| Task::clone(task)).collect())
     }
 
     async fn task_counts(&self, id: &TaskId) -> Result<StateCounts> {
@@ -249,7 +251,9 @@ impl Catalog for MemoryStore {
 
     async fn task_device(&self, id: &TaskId, dev_eui: DevEui) -> Result<Option<TaskDevice>> {
         let key = (id.clone(), dev_eui);
-        Ok(self.state().task_devices.get(&key).cloned())
+        let state = self.state();
+        let device = state.task_devices.get(&key);
+        Ok(device.map(|device| TaskDevice::clone(device)))
     }
 
     async fn active_tasks_of(&self, devices: &[DevEui]) -> Result<Vec<(DevEui, TaskId)>> {

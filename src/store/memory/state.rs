@@ -22,7 +22,7 @@ type StoredImage = (Image, Arc<[u8]>);
 pub(super) struct MemoryState {
     pub(super) profiles: Table<(TenantId, ProfileId), DeviceProfile>,
     pub(super) devices: Table<DevEui, DeviceSettings>,
-    pub(super) statuses: Table<DevEui, DeviceStatus>,
+    pub(super) statuses: Table<DevEui, Arc<DeviceStatus>>,
     pub(super) keys: Table<DevEui, DeviceKeys>,
     pub(super) joins: Table<DevEui, JoinState>,
     pub(super) sessions: Table<DevEui, Session>,
@@ -31,8 +31,8 @@ pub(super) struct MemoryState {
     pub(super) ledgers: Table<(GatewayEui, u8), AirLedger>,
     pub(super) groups: Table<(TenantId, MulticastGroupId), MulticastGroup>,
     pub(super) images: Table<(TenantId, Sha256), StoredImage>,
-    pub(super) tasks: Table<TaskId, Task>,
-    pub(super) task_devices: Table<(TaskId, DevEui), TaskDevice>,
+    pub(super) tasks: Table<TaskId, Arc<Task>>,
+    pub(super) task_devices: Table<(TaskId, DevEui), Arc<TaskDevice>>,
     pub(super) waves: Table<(TaskId, u16), Wave>,
     pub(super) distributions: Table<SessionId, DistributionSession>,
     pub(super) mc_groups: Table<SessionId, McGroup>,
@@ -94,7 +94,7 @@ fn apply(state: &mut MemoryState, change: &Change) -> Result<()> {
         }
         Change::DeleteImage(tenant, sha256) => {
             let images = |task: &Task| task.images.contains(sha256) || task.deltas.contains(sha256);
-            let names = |task: &Task| task.tenant == *tenant && images(task);
+            let names = |task: &Arc<Task>| task.tenant == *tenant && images(task);
             possible(!state.tasks.values().any(names))?;
             state.images.remove(&(tenant.clone(), *sha256));
         }
@@ -137,7 +137,7 @@ fn apply_to_device(state: &mut MemoryState, change: &Change) -> Result<()> {
         }
         Change::PutDeviceStatus(eui, record) => {
             known(&state.devices, eui)?;
-            state.statuses.put(*eui, record.clone());
+            state.statuses.put(*eui, Arc::clone(record));
         }
         Change::PutDeviceKeys(record) => {
             known(&state.devices, &record.dev_eui)?;
@@ -166,7 +166,7 @@ fn apply_to_device(state: &mut MemoryState, change: &Change) -> Result<()> {
 }
 
 fn apply_to_task(state: &mut MemoryState, change: &Change) -> Result<()> {
-    let known = |tasks: &Table<TaskId, Task>, id: &TaskId| {
+    let known = |tasks: &Table<TaskId, Arc<Task>>, id: &TaskId| {
         tasks
             .contains(id)
             .then_some(())
@@ -182,13 +182,13 @@ fn apply_to_task(state: &mut MemoryState, change: &Change) -> Result<()> {
             if !record.images.iter().chain(&record.deltas).all(stored) {
                 return Err(broken_reference(change));
             }
-            state.tasks.put(record.id.clone(), record.clone());
+            state.tasks.put(record.id.clone(), Arc::clone(record));
         }
         Change::DeleteTask(id) => state.delete_task(id),
         Change::PutTaskDevice(record) => {
             known(&state.tasks, &record.task)?;
             let key = (record.task.clone(), record.dev_eui);
-            state.task_devices.put(key, record.clone());
+            state.task_devices.put(key, Arc::clone(record));
         }
         Change::DeleteTaskDevice(id, eui) => state.task_devices.remove(&(id.clone(), *eui)),
         Change::PutWave(record) => {
@@ -261,7 +261,7 @@ impl MemoryState {
             status: self
                 .statuses
                 .get(&settings.dev_eui)
-                .cloned()
+                .map(|status| DeviceStatus::clone(status))
                 .unwrap_or_default(),
         }
     }
@@ -283,7 +283,7 @@ impl MemoryState {
     ) -> impl Iterator<Item = &'a TaskDevice> {
         self.task_devices
             .run((id.clone(), DevEui(0)).., move |(task, _)| task == id)
-            .map(|(_, device)| device)
+            .map(|(_, device)| device.as_ref())
     }
 
     pub(super) fn waves_of<'a>(&'a self, id: &'a TaskId) -> impl Iterator<Item = &'a Wave> {

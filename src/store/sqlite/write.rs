@@ -27,7 +27,7 @@ pub(super) async fn apply(
             let sql = "INSERT INTO device_status (dev_eui, body) VALUES (?1, ?2) \
                  ON CONFLICT (dev_eui) DO UPDATE SET body = excluded.body";
             let query = sqlx::query(sql).bind(eui.to_string());
-            write.run(query.bind(body(record)?)).await
+            write.run(query.bind(body(record.as_ref())?)).await
         }
         Change::PutDeviceKeys(record) => {
             let sql = "INSERT INTO device_keys (dev_eui, sealed) VALUES (?1, ?2) \

@@ -15,16 +15,14 @@ pub(super) async fn lists_are_paged_by_key<P: Place>(place: &P) {
     for n in (3..=7).rev() {
         changes.push(Change::PutDeviceSettings(settings(&t, n)));
         changes.push(Change::PutGatewaySettings(gateway(n)));
-        changes.push(Change::PutTask(task(
-            &t,
-            &format!("t{n}"),
-            TaskState::Draft,
-        )));
+        changes.push(Change::PutTask(
+            task(&t, &format!("t{n}"), TaskState::Draft).into(),
+        ));
         changes.push(Change::PutDeviceProfile(profile(&t, &format!("p{n}"))));
         changes.push(Change::PutMulticastGroup(group(&t, &format!("g{n}"))));
         changes.push(put_image(&t, u8::try_from(n).unwrap()));
         let device = task_device("t1", n, DeviceState::Pending, 0);
-        changes.push(Change::PutTaskDevice(device));
+        changes.push(Change::PutTaskDevice(device.into()));
     }
     store.commit(&changes).await.unwrap();
 
@@ -139,14 +137,14 @@ pub(super) async fn tasks_are_filtered<P: Place>(place: &P) {
     let mut changed_image = task(&t, "t3", TaskState::Draft);
     let changes = [
         put_image(&t, 2),
-        Change::PutTask(other_image),
-        Change::PutTask(changed_image.clone()),
-        Change::PutTaskDevice(task_device("t3", 2, DeviceState::Pending, 0)),
+        Change::PutTask(other_image.into()),
+        Change::PutTask(changed_image.clone().into()),
+        Change::PutTaskDevice(task_device("t3", 2, DeviceState::Pending, 0).into()),
     ];
     store.commit(&changes).await.unwrap();
     changed_image.images = vec![sha(2)];
     store
-        .commit(&[Change::PutTask(changed_image)])
+        .commit(&[Change::PutTask(changed_image.into())])
         .await
         .unwrap();
 
@@ -193,8 +191,8 @@ pub(super) async fn task_devices_are_filtered<P: Place>(place: &P) {
     let mut pending = task_device("t1", 4, DeviceState::Pending, 0);
     pending.reason = None;
     let changes = [
-        Change::PutTaskDevice(silent),
-        Change::PutTaskDevice(pending),
+        Change::PutTaskDevice(silent.into()),
+        Change::PutTaskDevice(pending.into()),
     ];
     store.commit(&changes).await.unwrap();
 
@@ -227,7 +225,7 @@ pub(super) async fn task_devices_come_in_sequence_order<P: Place>(place: &P) {
     let changes: Vec<_> = sequences
         .iter()
         .map(|(n, sequence)| task_device("t1", *n, DeviceState::Failed, *sequence))
-        .map(Change::PutTaskDevice)
+        .map(|device| Change::PutTaskDevice(device.into()))
         .collect();
     store.commit(&changes).await.unwrap();
 
@@ -263,7 +261,7 @@ pub(super) async fn task_devices_come_in_sequence_order<P: Place>(place: &P) {
 
 pub(super) async fn devices_are_counted_by_state<P: Place>(place: &P) {
     let store = filled(place).await;
-    let change = Change::PutTaskDevice(task_device("t1", 3, DeviceState::Failed, 0));
+    let change = Change::PutTaskDevice(task_device("t1", 3, DeviceState::Failed, 0).into());
     store.commit(&[change]).await.unwrap();
     let counts = store.task_counts(&task_id("t1")).await.unwrap();
     let expected = BTreeMap::from([(DeviceState::Receiving, 1), (DeviceState::Failed, 2)]);
@@ -278,9 +276,9 @@ pub(super) async fn active_tasks_of_devices<P: Place>(place: &P) {
         ("b", TaskState::Draft),
         ("c", TaskState::Completed),
     ] {
-        changes.push(Change::PutTask(task(&tenant(), id, state)));
+        changes.push(Change::PutTask(task(&tenant(), id, state).into()));
         let device = task_device(id, 2, DeviceState::Pending, 0);
-        changes.push(Change::PutTaskDevice(device));
+        changes.push(Change::PutTaskDevice(device.into()));
     }
     store.commit(&changes).await.unwrap();
     let asked = [eui(2), eui(1), eui(2), eui(9)];
@@ -290,7 +288,7 @@ pub(super) async fn active_tasks_of_devices<P: Place>(place: &P) {
     assert_eq!(held, expected);
     let mut littered = task_device("t1", 2, DeviceState::Failed, 0);
     littered.group_cleanup = CleanupState::Pending;
-    let change = Change::PutTaskDevice(littered);
+    let change = Change::PutTaskDevice(littered.into());
     store.commit(&[change]).await.unwrap();
     expected.push((eui(2), task_id("t1")));
     assert_eq!(store.active_tasks_of(&asked).await.unwrap(), expected);

@@ -210,7 +210,7 @@ async fn a_delta_that_a_task_names_stays<P: Place>(place: &P) {
         deltas: vec![sha(78)],
         ..task(&t, "t1", TaskState::Distributing)
     };
-    let refused = store.commit(&[Change::PutTask(lost)]).await;
+    let refused = store.commit(&[Change::PutTask(lost.into())]).await;
     assert!(
         matches!(refused, Err(StoreError::NotFound(_))),
         "{refused:?}"
@@ -323,7 +323,10 @@ async fn writing_again_replaces<P: Place>(place: &P) {
     device.settings.model = "m2".to_owned();
     device.status = DeviceStatus::default();
     changes.push(Change::PutDeviceSettings(device.settings.clone()));
-    changes.push(Change::PutDeviceStatus(eui(1), DeviceStatus::default()));
+    changes.push(Change::PutDeviceStatus(
+        eui(1),
+        DeviceStatus::default().into(),
+    ));
     expected.keys[0] = derived_keys(1);
     changes.push(Change::PutDeviceKeys(derived_keys(1)));
     expected.joins[0].1.dev_nonces.insert(2);
@@ -345,13 +348,13 @@ async fn writing_again_replaces<P: Place>(place: &P) {
     let active = &mut expected.tasks[0];
     active.task.seed = None;
     active.task.state = TaskState::Completing;
-    changes.push(Change::PutTask(active.task.clone()));
+    changes.push(Change::PutTask(active.task.clone().into()));
     active.image.0.file_name = "renamed".to_owned();
     active.image.1 = vec![1, 2, 3].into();
     let (metadata, bytes) = active.image.clone();
     changes.push(Change::PutImage(metadata, bytes));
     active.devices[0].reason = None;
-    changes.push(Change::PutTaskDevice(active.devices[0].clone()));
+    changes.push(Change::PutTaskDevice(active.devices[0].clone().into()));
     active.waves[0].ended_at = None;
     changes.push(Change::PutWave(active.waves[0].clone()));
     active.sessions[0].phase = SessionPhase::Closed;
@@ -406,8 +409,8 @@ async fn deleting_a_gateway_leaves_its_air<P: Place>(place: &P) {
 async fn deleting_a_task_takes_all_of_it<P: Place>(place: &P) {
     let store = filled(place).await;
     let neighbour = [
-        Change::PutTask(task(&tenant(), "t10", TaskState::Draft)),
-        Change::PutTaskDevice(task_device("t10", 1, DeviceState::Pending, 0)),
+        Change::PutTask(task(&tenant(), "t10", TaskState::Draft).into()),
+        Change::PutTaskDevice(task_device("t10", 1, DeviceState::Pending, 0).into()),
         Change::PutMcGroup(mc_group("t10", 0)),
     ];
     store.commit(&neighbour).await.unwrap();
@@ -537,7 +540,7 @@ async fn references_must_hold<P: Place>(place: &P) {
             not_found("device profile no"),
         ),
         (
-            Change::PutDeviceStatus(eui(99), status()),
+            Change::PutDeviceStatus(eui(99), status().into()),
             not_found(device),
         ),
         (Change::PutDeviceKeys(root_keys(99)), not_found(device)),
@@ -547,11 +550,11 @@ async fn references_must_hold<P: Place>(place: &P) {
             not_found(gateway),
         ),
         (
-            Change::PutTask(unknown_image),
+            Change::PutTask(unknown_image.into()),
             not_found(&format!("an image of task {}", task_id("t2"))),
         ),
         (
-            Change::PutTaskDevice(task_device("no", 1, DeviceState::Pending, 0)),
+            Change::PutTaskDevice(task_device("no", 1, DeviceState::Pending, 0).into()),
             not_found("task no"),
         ),
         (Change::PutWave(wave("no", 0)), not_found("task no")),
@@ -579,7 +582,7 @@ async fn numbers_that_cannot_be_kept_are_refused<P: Place>(place: &P) {
     heard.links.get_mut(&gateway_eui(1)).unwrap().snr_db = f32::INFINITY;
     for change in [
         Change::PutGatewaySettings(settings),
-        Change::PutDeviceStatus(eui(1), heard),
+        Change::PutDeviceStatus(eui(1), heard.into()),
     ] {
         let error = store.commit(&[change]).await.unwrap_err();
         assert!(matches!(error, StoreError::Corrupt(_)), "{error}");
@@ -619,13 +622,15 @@ async fn records_of_another_tenant_are_out_of_reach<P: Place>(place: &P) {
     );
     assert_eq!(
         store
-            .commit(&[Change::PutTask(task(&theirs, "t1", TaskState::Draft))])
+            .commit(&[Change::PutTask(
+                task(&theirs, "t1", TaskState::Draft).into()
+            )])
             .await,
         Err(StoreError::Conflict("task t1 exists already".to_owned()))
     );
     let more = [
         Change::PutDeviceSettings(settings(&theirs, 3)),
-        Change::PutTask(task(&theirs, "t2", TaskState::Draft)),
+        Change::PutTask(task(&theirs, "t2", TaskState::Draft).into()),
     ];
     store.commit(&more).await.unwrap();
 
@@ -664,7 +669,7 @@ async fn only_active_tasks_are_restored<P: Place>(place: &P) {
     ];
     let changes: Vec<_> = states
         .iter()
-        .map(|(id, state)| Change::PutTask(task(&tenant(), id, *state)))
+        .map(|(id, state)| Change::PutTask(task(&tenant(), id, *state).into()))
         .collect();
     store.commit(&changes).await.unwrap();
     let snapshot = store.snapshot().await.unwrap();
@@ -703,15 +708,15 @@ async fn thousands_of_changes_fit_one_commit<P: Place>(place: &P) {
         Change::PutDeviceProfile(profile(&tenant(), "meter")),
         put_image(&tenant(), 1),
         put_delta(&tenant(), 9),
-        Change::PutTask(task(&tenant(), "t1", TaskState::Preparing)),
+        Change::PutTask(task(&tenant(), "t1", TaskState::Preparing).into()),
     ];
     for n in 0..DEVICES {
         changes.push(Change::PutDeviceSettings(settings(&tenant(), n)));
         changes.push(Change::PutDeviceKeys(root_keys(n)));
         changes.push(Change::PutSession(eui(n), session(0)));
-        changes.push(Change::PutDeviceStatus(eui(n), status()));
+        changes.push(Change::PutDeviceStatus(eui(n), status().into()));
         let device = task_device("t1", n, DeviceState::Preparing, n + 1);
-        changes.push(Change::PutTaskDevice(device));
+        changes.push(Change::PutTaskDevice(device.into()));
     }
     store.commit(&changes).await.unwrap();
     let snapshot = store.snapshot().await.unwrap();
