@@ -579,8 +579,8 @@ impl Campaign {
         }
     }
 
-    /// When devices can be expected to have confirmed another window: after three chances to speak, or, of many, as many
-    /// as it likely takes until the last one has. Each session more would cost all others its air and their time.
+    /// When devices can be expected to have confirmed another window: after three chances to speak, or, of many, as
+    /// many as it likely takes until the last one has. Each session more would cost all others its air and their time.
     pub(super) fn setup_ends(
         &self,
         now: Timestamp,

@@ -67,7 +67,8 @@ impl KnownOfDevice {
 }
 
 impl Records {
-    /// Takes in a commit. `real` knows which version a device runs; `note` is told what changed that people want to know.
+    /// Takes in a commit. `real` knows which version a device runs; `note` is told what changed that people want to
+    /// know.
     pub(super) fn commit(
         &mut self,
         changes: &[Change],

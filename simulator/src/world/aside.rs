@@ -1,7 +1,8 @@
 //! Checkers and store on a thread of their own: large networks have them beside the loop instead of in its way.
 //!
-//! They take in what the loop committed and what was on air in the order it happened, and nothing in the world waits for
-//! what they find. So a history is the same with them and without; who looks at them waits until they have seen all.
+//! They take in what the loop committed and what was on air in the order it happened, and nothing in the world waits
+//! for what they find. So a history is the same with them and without; who looks at them waits until they have seen
+//! all.
 
 use std::future::Future as _;
 use std::sync::Arc;
