@@ -751,6 +751,27 @@ async fn it_reads_back_as_it_was_written_and_is_listed() {
 }
 
 #[tokio::test]
+async fn two_rollouts_do_not_want_the_same_device() {
+    let (server, _) = fleet(1).await;
+    report(&server, 1, 2).await;
+    for id in ["a", "b"] {
+        let request = v1::CreateRolloutRequest {
+            rollout: Some(v1::Rollout::default()),
+            rollout_id: id.to_owned(),
+            enable: true,
+            request_id: String::new(),
+        };
+        server.rollouts().create_rollout(request).await.unwrap();
+    }
+    report(&server, 1, 1).await;
+    server.api.look_after_rollouts().await.unwrap();
+    server.api.look_after_rollouts().await.unwrap();
+    let all = tasks(&server).await;
+    let names: Vec<&str> = all.iter().map(|task| task.name.as_str()).collect();
+    assert_eq!(names, ["tasks/a-1"]);
+}
+
+#[tokio::test]
 async fn the_driver_looks_by_itself_until_it_is_stopped() {
     let (server, _) = fleet(1).await;
     let schedule = v1::RolloutSchedule {
