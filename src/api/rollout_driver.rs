@@ -232,8 +232,11 @@ impl<S: Catalog> Api<S> {
         mut changes: Vec<Change>,
     ) -> Result<(), ApiError> {
         let now = self.now();
-        let sequence = left.map_or(1, |left| left.task.sequence + 1);
-        let mut task = draft(rollout, start, now, sequence);
+        let mut task = draft(rollout, start, now);
+        if let Some(left) = left {
+            task.sequence = left.task.sequence + 1;
+            task.created_at = left.task.created_at;
+        }
         let had: BTreeSet<DevEui> = left
             .into_iter()
             .flat_map(|left| left.devices.iter().map(|device| device.dev_eui))
@@ -353,13 +356,13 @@ pub(super) fn is_unknown(error: &ApiError) -> bool {
 }
 
 /// The task that a rollout makes of its template.
-fn draft(rollout: &Rollout, start: &Start, now: Timestamp, sequence: u64) -> Task {
+fn draft(rollout: &Rollout, start: &Start, now: Timestamp) -> Task {
     let template = Task::clone(&rollout.order.template);
     let mut task = Task {
         id: start.task.clone(),
         images: vec![start.image],
         state: TaskState::Draft,
-        sequence,
+        sequence: 1,
         created_at: now,
         updated_at: now,
         ..template

@@ -539,7 +539,8 @@ async fn a_refused_start_blocks_with_its_reason_and_goes_on_when_that_is_gone() 
         assert_eq!((seen.tasks.len(), seen.tasks[0].started), (1, false));
     }
     assert_eq!(pauses, [60, 120, 240, 480, 900, 900, 900, 900, 900, 900]);
-    assert_eq!(tasks(&server).await.len(), 1);
+    let all = tasks(&server).await;
+    assert_eq!((all.len(), all[0].create_time), (1, moment(NOW)));
     server.trust().set_image_policy(policy(true)).await.unwrap();
     let seen = look(&server, 900).await;
     assert_eq!(seen.state(), v1::RolloutState::Running);
