@@ -92,7 +92,7 @@ impl<S: Catalog> Api<S> {
         if rollouts.is_empty() {
             return Ok(None);
         }
-        let stock = self.stock().await.map_err(of_store)?;
+        let mut stock = self.stock().await.map_err(of_store)?;
         let mut next: Option<Timestamp> = None;
         for rollout in rollouts {
             let _desk = self.desk().await;
@@ -101,7 +101,7 @@ impl<S: Catalog> Api<S> {
                 continue;
             };
             let id = rollout.id.clone();
-            match self.look_at(rollout, &stock).await {
+            match self.look_at(rollout, &mut stock).await {
                 Ok((rollout, _)) => {
                     let wants = rollout.status.next_start.into_iter();
                     next = wants.chain(next).min();
@@ -121,8 +121,8 @@ impl<S: Catalog> Api<S> {
     /// being cancelled. What the user wanted is written; what cannot be done about it now is left to the next look.
     pub(super) async fn look_at_once(&self, rollout: &Rollout) -> (Rollout, Vec<TaskId>) {
         let look = async {
-            let stock = self.stock().await?;
-            self.look_at(rollout.clone(), &stock).await
+            let mut stock = self.stock().await?;
+            self.look_at(rollout.clone(), &mut stock).await
         };
         look.await.unwrap_or_else(|error: ApiError| {
             warn!(
@@ -137,7 +137,7 @@ impl<S: Catalog> Api<S> {
     async fn look_at(
         &self,
         mut rollout: Rollout,
-        stock: &Stock,
+        stock: &mut Stock,
     ) -> Result<(Rollout, Vec<TaskId>), ApiError> {
         let before = rollout.clone();
         self.skip_taken_numbers(&mut rollout).await?;
@@ -165,6 +165,8 @@ impl<S: Catalog> Api<S> {
             Some(start) => {
                 let left = tasks.get(&start.task);
                 self.write_draft(&rollout, start, left, dropped).await?;
+                // The next rollout is to leave them alone.
+                stock.held.extend(&start.devices);
             }
             None if rollout != before || !dropped.is_empty() => {
                 let mut changes = dropped;
@@ -230,8 +232,11 @@ impl<S: Catalog> Api<S> {
         mut changes: Vec<Change>,
     ) -> Result<(), ApiError> {
         let now = self.now();
-        let sequence = left.map_or(1, |left| left.task.sequence + 1);
-        let mut task = draft(rollout, start, now, sequence);
+        let mut task = draft(rollout, start, now);
+        if let Some(left) = left {
+            task.sequence = left.task.sequence + 1;
+            task.created_at = left.task.created_at;
+        }
         let had: BTreeSet<DevEui> = left
             .into_iter()
             .flat_map(|left| left.devices.iter().map(|device| device.dev_eui))
@@ -351,13 +356,13 @@ pub(super) fn is_unknown(error: &ApiError) -> bool {
 }
 
 /// The task that a rollout makes of its template.
-fn draft(rollout: &Rollout, start: &Start, now: Timestamp, sequence: u64) -> Task {
+fn draft(rollout: &Rollout, start: &Start, now: Timestamp) -> Task {
     let template = Task::clone(&rollout.order.template);
     let mut task = Task {
         id: start.task.clone(),
         images: vec![start.image],
         state: TaskState::Draft,
-        sequence,
+        sequence: 1,
         created_at: now,
         updated_at: now,
         ..template

@@ -542,7 +542,8 @@ async fn a_refused_start_blocks_with_its_reason_and_goes_on_when_that_is_gone() 
         assert_eq!((seen.tasks.len(), seen.tasks[0].started), (1, false));
     }
     assert_eq!(pauses, [60, 120, 240, 480, 900, 900, 900, 900, 900, 900]);
-    assert_eq!(tasks(&server).await.len(), 1);
+    let all = tasks(&server).await;
+    assert_eq!((all.len(), all[0].create_time), (1, moment(NOW)));
     server.trust().set_image_policy(policy(true)).await.unwrap();
     let seen = look(&server, 900).await;
     assert_eq!(seen.state(), v1::RolloutState::Running);
@@ -751,6 +752,27 @@ async fn it_reads_back_as_it_was_written_and_is_listed() {
     }
     let bad = server.rollouts().list_rollouts(list("state = NEVER")).await;
     assert_eq!(bad_fields(bad), ["filter"]);
+}
+
+#[tokio::test]
+async fn two_rollouts_do_not_want_the_same_device() {
+    let (server, _) = fleet(1).await;
+    report(&server, 1, 2).await;
+    for id in ["a", "b"] {
+        let request = v1::CreateRolloutRequest {
+            rollout: Some(v1::Rollout::default()),
+            rollout_id: id.to_owned(),
+            enable: true,
+            request_id: String::new(),
+        };
+        server.rollouts().create_rollout(request).await.unwrap();
+    }
+    report(&server, 1, 1).await;
+    server.api.look_after_rollouts().await.unwrap();
+    server.api.look_after_rollouts().await.unwrap();
+    let all = tasks(&server).await;
+    let names: Vec<&str> = all.iter().map(|task| task.name.as_str()).collect();
+    assert_eq!(names, ["tasks/a-1"]);
 }
 
 #[tokio::test]
