@@ -48,8 +48,8 @@ fn checkers_on_a_thread_of_their_own_see_the_same() {
 
 #[test]
 fn devices_that_count_fragments_complete_with_the_same_ones_as_those_that_keep_them() {
-    // Devices that speak each hour: of networks that speak more rarely some differ in answers after the window, and it is
-    // not known why (`docs/scale.md`).
+    // Devices that speak each hour: of networks that speak more rarely some differ in answers after the window, and it
+    // is not known why (`docs/scale.md`).
     let hourly = |seed| ScaleOptions {
         uplink_interval: Duration::from_secs(3600),
         setup_intervals: 4,
