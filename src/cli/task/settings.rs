@@ -69,7 +69,7 @@ pub(in crate::cli) struct TaskSettings {
     #[arg(long, value_name = "BYTES", help_heading = RADIO)]
     frag_size: Option<u32>,
 
-    /// Descriptor of FragSessionSetupReq, 4 bytes in hex as they go on air [default: 00000000]
+    /// Descriptor of FragSessionSetupReq, 4 bytes in hex as they go on air [default: by the profile]
     #[arg(long, value_name = "HEX", help_heading = RADIO)]
     frag_descriptor: Option<String>,
 

@@ -97,7 +97,7 @@ impl GatewayState {
     /// No write of the status is due before.
     pub(super) fn next_flush(&self) -> Timestamp {
         let flushed = self.last_flushed;
-        flushed.map_or(Timestamp::default(), |last| last + FLUSH_INTERVAL)
+        flushed.map_or_else(Timestamp::default, |last| last + FLUSH_INTERVAL)
     }
 
     /// The write of the status, if it is time.
