@@ -2,7 +2,7 @@
 //!
 //! PURE. Devices whose links are fixed have no place; they stand in rows below.
 
-use crate::scenario::{Outcome, Site};
+use crate::scenario::{Outcome, PlacedGateway, Site};
 use crate::svg::{Anchor, Svg};
 
 use super::Picture;
@@ -10,6 +10,8 @@ use super::chart::{look, real};
 
 const WIDTH: f64 = 760.0;
 const MARGIN: f64 = 34.0;
+/// Between two gateways in one place.
+const SIDE_BY_SIDE: f64 = 60.0;
 /// Most of a map's height.
 const MOST_HEIGHT: f64 = 620.0;
 
@@ -42,8 +44,11 @@ pub(super) fn map(picture: &Picture<'_>, site: &Site, outcome: &Outcome) -> Stri
             None => unplaced.push((class, tip)),
         }
     }
-    for gateway in &site.gateways {
+    for (number, gateway) in site.gateways.iter().enumerate() {
         let (x, y) = at(gateway.position);
+        // Gateways without places of their own, whose links are fixed, stand side by side.
+        let here = |other: &&PlacedGateway| other.position == gateway.position;
+        let x = x + SIDE_BY_SIDE * real(site.gateways[..number].iter().filter(here).count());
         svg.triangle((x, y), 9.0, "gateway", &gateway.name);
         if site.gateways.len() <= 12 {
             svg.text((x, y + 20.0), Anchor::Middle, "note", &gateway.name);
