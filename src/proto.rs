@@ -169,6 +169,17 @@ mod tests {
             "Remove",
             "Start",
             "Cancel",
+            "Activate",
+            "Withdraw",
+            "Import",
+            "Retire",
+            "Set",
+            "Enable",
+            "Disable",
+            "Push",
+            "Pause",
+            "Resume",
+            "Retry",
         ];
         let mut checked = 0;
         for message in own_files().iter().flat_map(|file| &file.message_type) {
@@ -184,7 +195,7 @@ mod tests {
                 );
             }
         }
-        assert_eq!(checked, 23);
+        assert_eq!(checked, 41);
     }
 
     fn own_files() -> Vec<prost_types::FileDescriptorProto> {
