@@ -1,8 +1,7 @@
 #!/usr/bin/env bash
 # Every test of the project: Rust (units, suite, simulator, documentation), then Python: the server from outside with a
 # client that is generated from proto/, images that MCUboot's imgtool and openssl make and check, and deltas against the
-# reference decoder of their format. Installs what Debian
-# lacks. One argument: a filter for the Rust tests alone.
+# reference decoder of their format. Installs what Debian lacks. One argument: a filter for the Rust tests alone.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 filter=${1:-}
@@ -28,6 +27,8 @@ need() {
 
 python_client() {
     need "python3 python3-venv" python3 -c "import venv, ensurepip"
+    # detools comes as source.
+    need "python3-dev g++" sh -c 'c++ --version && test -e "$(python3 -c "import sysconfig as s; print(s.get_path(\"include\"))")/Python.h"'
     local venv=$target/venv pins=tests/python/requirements.txt
     if ! cmp -s "$pins" "$venv/installed.txt"; then
         rm -rf "$venv"
