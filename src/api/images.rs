@@ -169,7 +169,7 @@ impl<S: Catalog> Api<S> {
         let ticket = first_or_return!(call);
         let keys = self.keys_in_use().await?;
         let image = image_records::read(&metadata, sha256, &bytes, &keys, self.now())?;
-        if let Some(known) = self.store().image(&tenant(), sha256).await? {
+        if let Some(mut known) = self.store().image(&tenant(), sha256).await? {
             let same = known.container == image.container
                 && known.model == image.model
                 && known.component == image.component
@@ -181,8 +181,15 @@ impl<S: Catalog> Api<S> {
                     reason: "IMAGE_METADATA_DIFFERS",
                 });
             }
+            // The key may have come since, or the signature beside the image.
+            let mut changes = Vec::new();
+            let signature = image.facts.signature;
+            if signature.is_some() && signature != known.facts.signature {
+                known.facts.signature = signature;
+                changes.push(Change::PutImageRecord(known.clone()));
+            }
             let shown = show(known);
-            let changes = ticket.answered(&shown);
+            changes.extend(ticket.answered(&shown));
             if !changes.is_empty() {
                 self.commit(changes).await?;
             }

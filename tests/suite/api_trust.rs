@@ -218,6 +218,21 @@ async fn signed_images_go_through_until_their_key_is_retired() {
 }
 
 #[tokio::test]
+async fn an_image_that_came_before_its_key_is_looked_at_again() {
+    let server = strict().await;
+    let bytes = signed("2.0.0", &SEED);
+    let metadata = v1::ImageMetadata::default();
+    let early = server.upload(metadata.clone(), &bytes).await.unwrap();
+    assert_eq!(early.signed_by, "");
+    assert_eq!(problems(&server, "a", &early.name).await.len(), 1);
+    let key = import(&server, key().public().to_pem(), "").await.unwrap();
+    let again = server.upload(metadata, &bytes).await.unwrap();
+    assert_eq!(again.signed_by, key.name);
+    assert_eq!(again.create_time, early.create_time);
+    assert_eq!(problems(&server, "b", &early.name).await, []);
+}
+
+#[tokio::test]
 async fn images_that_were_tampered_with_are_not_stored() {
     let server = strict().await;
     import(&server, key().public().to_pem(), "").await.unwrap();
