@@ -17,7 +17,7 @@ use super::fields::{Fields, tenant};
 use super::filter::Kind;
 use super::idempotency::first_or_return;
 use super::image_records::{self, container_word, release_word, show};
-use super::page::PageRequest;
+use super::page::{PageRequest, everything};
 use super::{Api, answer, carry_out, names};
 
 /// Largest image, bytes.
@@ -211,6 +211,13 @@ impl<S: Catalog> Api<S> {
     pub(super) async fn image(&self, sha256: Sha256) -> Result<Image, ApiError> {
         let image = self.store().image(&tenant(), sha256).await?;
         image.ok_or_else(|| ApiError::NotFound(names::name("images", sha256)))
+    }
+
+    /// All images.
+    pub(super) async fn all_images(&self) -> Result<Vec<Image>, ApiError> {
+        let (store, tenant) = (self.store(), &tenant());
+        let fetch = |page: Page| async move { store.images(tenant, &page).await };
+        everything(|image: &Image| image.sha256.to_string(), fetch).await
     }
 
     /// The bytes of an image that is there.

@@ -15,7 +15,7 @@ use super::fields::{Fields, show_moment, tenant};
 use super::filter::{Kind, tag_value};
 use super::idempotency::first_or_return;
 use super::mask::Mask;
-use super::page::PageRequest;
+use super::page::{PageRequest, everything};
 use super::{Api, answer, carry_out, names, regions};
 
 const FILTER: [(&str, Kind); 3] = [
@@ -155,19 +155,9 @@ impl<S: Catalog> Api<S> {
 
     /// All groups.
     pub(super) async fn all_groups(&self) -> Result<Vec<MulticastGroup>, ApiError> {
-        let mut all: Vec<MulticastGroup> = Vec::new();
-        loop {
-            let page = Page {
-                size: 1000,
-                after: all.last().map(|group| group.id.clone()),
-            };
-            let batch = self.store().multicast_groups(&tenant(), &page).await?;
-            let last = batch.len() < 1000;
-            all.extend(batch);
-            if last {
-                return Ok(all);
-            }
-        }
+        let (store, tenant) = (self.store(), &tenant());
+        let fetch = |page: Page| async move { store.multicast_groups(tenant, &page).await };
+        everything(|group: &MulticastGroup| group.id.clone(), fetch).await
     }
 
     async fn page_of_groups(

@@ -138,6 +138,30 @@ impl PageRequest {
     }
 }
 
+/// All that `fetch` reads from the store, in key order.
+pub(super) async fn everything<T, Fetch, Reading>(
+    key: impl Fn(&T) -> String,
+    fetch: Fetch,
+) -> Result<Vec<T>, ApiError>
+where
+    Fetch: Fn(Page) -> Reading,
+    Reading: Future<Output = store::Result<Vec<T>>>,
+{
+    let mut all: Vec<T> = Vec::new();
+    loop {
+        let batch = fetch(Page {
+            size: LARGEST_SIZE,
+            after: all.last().map(&key),
+        })
+        .await?;
+        let last = batch.len() < usize::try_from(LARGEST_SIZE).unwrap_or(usize::MAX);
+        all.extend(batch);
+        if last {
+            return Ok(all);
+        }
+    }
+}
+
 fn read_token(token: &str, digest: [u8; DIGEST]) -> Option<(String, u32)> {
     let bytes = URL_SAFE_NO_PAD.decode(token).ok()?;
     let (found, rest) = bytes.split_first_chunk::<DIGEST>()?;

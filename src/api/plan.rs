@@ -73,22 +73,13 @@ impl<S: Catalog> Api<S> {
 
     /// The patches to an image that devices may be sent.
     async fn deltas_to(&self, image: &Image) -> Result<Vec<Image>, ApiError> {
-        let mut deltas: Vec<Image> = Vec::new();
-        let mut after = None;
-        loop {
-            let page = Page { size: 1000, after };
-            let batch = self.store().images(&tenant(), &page).await?;
-            after = batch.last().map(|image| image.sha256.to_string());
-            let is_one = |delta: &Image| {
-                let patch = delta.facts.delta;
-                patch.is_some_and(|patch| patch.target == image.sha256)
-                    && delta.release.state == ReleaseState::Active
-            };
-            deltas.extend(batch.into_iter().filter(is_one));
-            if after.is_none() {
-                return Ok(deltas);
-            }
-        }
+        let mut images = self.all_images().await?;
+        images.retain(|delta| {
+            let patch = delta.facts.delta;
+            patch.is_some_and(|patch| patch.target == image.sha256)
+                && delta.release.state == ReleaseState::Active
+        });
+        Ok(images)
     }
 
     /// Why the policy of a device model keeps the images of an order off the air.

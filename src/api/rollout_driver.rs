@@ -328,23 +328,6 @@ impl<S: Catalog> Api<S> {
             images: self.all_images().await?,
         })
     }
-
-    /// All images.
-    pub(super) async fn all_images(&self) -> Result<Vec<Image>, ApiError> {
-        let mut all: Vec<Image> = Vec::new();
-        loop {
-            let page = Page {
-                size: 1000,
-                after: all.last().map(|image| image.sha256.to_string()),
-            };
-            let batch = self.store().images(&tenant(), &page).await?;
-            let last = batch.len() < 1000;
-            all.extend(batch);
-            if last {
-                return Ok(all);
-            }
-        }
-    }
 }
 
 /// Whether a command was carried out is not known.

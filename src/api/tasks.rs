@@ -13,7 +13,7 @@ use super::errors::ApiError;
 use super::fields::{Fields, tenant};
 use super::filter::{Kind, tag_value};
 use super::idempotency::Ticket;
-use super::page::PageRequest;
+use super::page::{PageRequest, everything};
 use super::task_records::{self, show_task};
 use super::{Api, answer, carry_out, names, regions};
 
@@ -217,37 +217,16 @@ impl<S: Catalog> Api<S> {
 
     /// All tasks that a filter of the store lets through.
     pub(super) async fn all_tasks(&self, filter: &TaskFilter) -> Result<Vec<Task>, ApiError> {
-        let mut all: Vec<Task> = Vec::new();
-        loop {
-            let page = Page {
-                size: 1000,
-                after: all.last().map(|task| task.id.0.clone()),
-            };
-            let batch = self.store().tasks(&tenant(), filter, &page).await?;
-            let last = batch.len() < 1000;
-            all.extend(batch);
-            if last {
-                return Ok(all);
-            }
-        }
+        let (store, tenant) = (self.store(), &tenant());
+        let fetch = |page: Page| async move { store.tasks(tenant, filter, &page).await };
+        everything(|task: &Task| task.id.0.clone(), fetch).await
     }
 
     /// All devices of a task.
     pub(super) async fn devices_of_task(&self, id: &TaskId) -> Result<Vec<TaskDevice>, ApiError> {
-        let mut all: Vec<TaskDevice> = Vec::new();
-        loop {
-            let page = Page {
-                size: 1000,
-                after: all.last().map(|device| device.dev_eui.to_string()),
-            };
-            let filter = TaskDeviceFilter::default();
-            let batch = self.store().task_devices(id, &filter, &page).await?;
-            let last = batch.len() < 1000;
-            all.extend(batch);
-            if last {
-                return Ok(all);
-            }
-        }
+        let (store, filter) = (self.store(), &TaskDeviceFilter::default());
+        let fetch = |page: Page| async move { store.task_devices(id, filter, &page).await };
+        everything(|device: &TaskDevice| device.dev_eui.to_string(), fetch).await
     }
 
     pub(super) async fn page_of_tasks(

@@ -6,6 +6,7 @@ use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 
 use super::image::parse_number;
+use super::names::hex;
 use super::output::{Failure, counted, fields};
 use super::settings::read_bytes;
 use super::{Context, Outcome};
@@ -213,8 +214,4 @@ impl Shown<'_> {
             ),
         ])
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

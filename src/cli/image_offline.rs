@@ -6,7 +6,8 @@ use serde_json::{Value, json};
 
 use super::image::{find, parse_number};
 use super::image_release::image_bytes;
-use super::keys::{entropy, hex, read_private, read_public};
+use super::keys::{entropy, read_private, read_public};
+use super::names::hex;
 use super::output::{Failure, fields, table};
 use super::settings::read_bytes;
 use super::{Context, Outcome};

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use clap::{Subcommand, ValueEnum};
 use serde_json::json;
 
+use super::names::hex;
 use super::output::{Failure, fields};
 use super::settings::read_text;
 use super::trust::{self, TrustCommand};
@@ -102,11 +103,6 @@ pub(super) fn read_private(path: &Path) -> Result<PrivateKey, Failure> {
 )]
 pub(super) fn entropy() -> impl FnMut(&mut [u8]) {
     |bytes| getrandom::fill(bytes).expect("the operating system gives entropy")
-}
-
-/// Bytes as lower-case hexadecimal digits.
-pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn key_kinds() -> impl clap::builder::TypedValueParser<Value = KeyKind> {
