@@ -29,6 +29,7 @@ use crate::checkers::{Event, Violation};
 use crate::device::{Activation, DeviceConfig, EndDevice, StackProfile};
 use crate::fleet::{Fleet, FleetOptions, NEW_VERSION, Stacks};
 use crate::gateway::{Gateway, GatewayConfig};
+use crate::image_set::ImageSet;
 use crate::lab::Lab;
 use crate::random::Random;
 use crate::scene;
@@ -61,6 +62,8 @@ pub struct CheckOptions {
     /// Each device is in reach of one to so many gateways that are neighbours, drawn for it, and of no other.
     /// `None`: of all.
     pub reach: Option<u32>,
+    /// What the task brings.
+    pub images: ImageSet,
 }
 
 /// What a task asks for, and what devices claim and know of it.
@@ -145,6 +148,7 @@ impl Default for CheckOptions {
             gps: false,
             kept_groups: false,
             reach: None,
+            images: ImageSet::One,
         }
     }
 }
@@ -205,6 +209,7 @@ impl CheckOptions {
             gps: false,
             kept_groups: false,
             reach: None,
+            images: ImageSet::One,
         }
         .with_troubles()
     }
@@ -240,6 +245,22 @@ impl CheckOptions {
         // Devices without TS006 would run the image of the earlier task.
         let managed = self.fleet.stacks.have_firmware_management();
         self.kept_groups = random.chance(0.12) && managed && self.class != DeviceClass::A;
+        self.with_images(managed)
+    }
+
+    /// Several images, in one world of ten. Where a device spends days on one, one is enough.
+    fn with_images(mut self, managed: bool) -> Self {
+        let mut random = Random::of(self.fleet.seed, 0x13a6e5);
+        let quick = self.class != DeviceClass::A && !self.spends_duty_cycle() && !self.kept_groups;
+        if random.chance(0.9) || !quick {
+            return self;
+        }
+        // Devices without TS006 install by themselves, and so none of several together.
+        self.images = match random.index(4) {
+            0 => ImageSet::InTurn,
+            parts if managed => ImageSet::Together(u8::try_from(parts).unwrap_or(1)),
+            _ => ImageSet::InTurn,
+        };
         self
     }
 }
@@ -289,6 +310,7 @@ pub(crate) fn lab(options: &CheckOptions, fleet: &Fleet, start: Timestamp) -> La
     let devices = fleet.devices.iter().cloned().map(|mut config| {
         config.limits.reed_solomon = options.reed_solomon.is_known_by(config.dev_eui);
         config.class_b = options.class == DeviceClass::B;
+        options.images.change_device(&mut config);
         EndDevice::new(config, seed, start)
     });
     let gateways = fleet.gateways.iter().map(|eui| {
@@ -396,7 +418,7 @@ pub(crate) fn profile(
     };
     let packages = stack.packages();
     let managed = packages.firmware_management.then_some(PackageVersion::V1);
-    DeviceProfile {
+    let mut profile = DeviceProfile {
         tenant: TenantId::default(),
         id: profile_id(stack, reed_solomon),
         display_name: String::new(),
@@ -418,6 +440,7 @@ pub(crate) fn profile(
             max_groups: 4,
             max_frag_sessions: 4,
             reed_solomon,
+            keeps_blocks: false,
         },
         status_interpretation: match stack {
             StackProfile::SpecV1 | StackProfile::SpecV2 => StatusInterpretation::Spec,
@@ -443,7 +466,9 @@ pub(crate) fn profile(
         application_reboot: None,
         components: Vec::new(),
         descriptor: Default::default(),
-    }
+    };
+    options.images.change_profile(&mut profile);
+    profile
 }
 
 pub(crate) fn profile_id(stack: StackProfile, reed_solomon: bool) -> String {
@@ -522,6 +547,7 @@ pub(crate) fn task(options: &CheckOptions, image: &Image, start: Timestamp) -> T
         id: TaskId(TASK.to_owned()),
         display_name: String::new(),
         images: vec![image.sha256],
+        install: options.images.install(),
         groups: vec![],
         success: SuccessCriterion::Running,
         reboot: RebootMode::Countdown {

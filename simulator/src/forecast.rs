@@ -196,7 +196,7 @@ fn forecast(world: &World, task: &Task, image: &Image, now: Timestamp) -> Result
     task::plan(&PlanRequest {
         now,
         task,
-        image,
+        images: &[image],
         deltas: &[],
         devices: fleet.iter().collect(),
         groups: &[],

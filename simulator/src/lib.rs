@@ -45,6 +45,7 @@ pub mod fleet;
 pub mod forecast;
 pub mod forecast_command;
 pub mod gateway;
+pub mod image_set;
 pub mod lab;
 pub mod lab_command;
 mod live_records;

@@ -9,7 +9,7 @@ use lorawan_fuota::lorawan::identifiers::DevEui;
 use lorawan_fuota::lorawan::keys::Key128;
 use lorawan_fuota::record::{
     Change, Delta, DeviceProfile, Image, ImageContainer, ImageFacts, RebootMode, Sha256,
-    SuccessCriterion, Task, TaskId, VersionSource,
+    StoredImage, SuccessCriterion, Task, TaskId, VersionSource,
 };
 use lorawan_fuota::runtime::{Command, CommandError, NewDevice};
 use lorawan_fuota::time::Timestamp;
@@ -36,8 +36,9 @@ pub struct Scene {
     /// The devices and gateways in it.
     pub fleet: Fleet,
     options: CheckOptions,
-    image: (Image, Arc<[u8]>),
-    deltas: Vec<(Image, Arc<[u8]>)>,
+    /// In the order of its tasks.
+    images: Vec<StoredImage>,
+    deltas: Vec<StoredImage>,
     begun: Timestamp,
 }
 
@@ -66,9 +67,9 @@ impl Scene {
         let begun = world.now();
         Self {
             world,
+            images: options.images.images(image, &fleet),
             fleet,
             options: *options,
-            image,
             deltas: Vec::new(),
             begun,
         }
@@ -76,7 +77,7 @@ impl Scene {
 
     /// Says something else of the image.
     pub fn change_image(&mut self, change: impl FnOnce(&mut Image)) {
-        change(&mut self.image.0);
+        change(&mut self.images[0].0);
     }
 
     /// Makes the delta from `base`, which reports [`OLD_VERSION`], to the image of its tasks. Devices whose profile
@@ -85,7 +86,7 @@ impl Scene {
     /// # Panics
     /// There can be none.
     pub fn add_delta(&mut self, base: &[u8]) {
-        let (target, bytes) = &self.image;
+        let (target, bytes) = &self.images[0];
         let options = DeltaOptions {
             target_version: target.target_version,
             ..DeltaOptions::default()
@@ -127,19 +128,24 @@ impl Scene {
             .expect("the world knows its own fleet");
     }
 
-    /// The image of its tasks.
+    /// All images of its tasks, in order.
+    pub fn images(&self) -> &[StoredImage] {
+        &self.images
+    }
+
+    /// The first image of its tasks.
     pub fn image(&self) -> &Image {
-        &self.image.0
+        &self.images[0].0
     }
 
     /// The bytes of that image.
     pub fn image_bytes(&self) -> Arc<[u8]> {
-        Arc::clone(&self.image.1)
+        Arc::clone(&self.images[0].1)
     }
 
     /// Bytes of that image.
     pub fn image_length(&self) -> usize {
-        self.image.1.len()
+        self.images[0].1.len()
     }
 
     /// Says something else of the devices' types, of those that claim no other code.
@@ -163,7 +169,11 @@ impl Scene {
 
     /// The draft of a task for the image.
     pub fn draft(&self) -> Task {
-        check::task(&self.options, &self.image.0, self.world.now())
+        let images = self.images.iter().map(|(image, _)| image.sha256);
+        Task {
+            images: images.collect(),
+            ..check::task(&self.options, &self.images[0].0, self.world.now())
+        }
     }
 
     /// Starts a task for all devices; from now on the faults of the world strike.
@@ -180,10 +190,10 @@ impl Scene {
     /// # Errors
     /// The start is refused.
     pub fn start_for(&mut self, task: &Task, devices: Vec<DevEui>) -> Result<(), CommandError> {
-        let image = self.enter(task);
+        self.enter(task);
         self.world.command(&Command::StartTask {
             task: Box::new(task.clone()),
-            image,
+            images: self.images.clone(),
             deltas: self.deltas.clone(),
             devices,
             groups: vec![],
@@ -195,20 +205,19 @@ impl Scene {
     /// # Errors
     /// The start is refused.
     pub fn queue_for(&mut self, task: &Task, devices: Vec<DevEui>) -> Result<(), CommandError> {
-        let image = self.enter(task);
+        self.enter(task);
         self.world.command(&Command::QueueTask {
             task: Box::new(task.clone()),
-            image,
+            images: self.images.clone(),
             deltas: self.deltas.clone(),
             devices,
             groups: vec![],
         })
     }
 
-    /// Writes down a draft and its image; from now on the faults of the world strike.
-    fn enter(&mut self, task: &Task) -> (Image, Arc<[u8]>) {
-        let (image, data) = self.image.clone();
-        let all = std::iter::once(&self.image).chain(&self.deltas);
+    /// Writes down a draft and its images; from now on the faults of the world strike.
+    fn enter(&mut self, task: &Task) {
+        let all = self.images.iter().chain(&self.deltas);
         let mut changes: Vec<Change> = all
             .map(|(image, data)| Change::PutImage(image.clone(), Arc::clone(data)))
             .collect();
@@ -216,7 +225,6 @@ impl Scene {
         self.world.commit(&changes);
         self.world.release_faults();
         self.begun = self.world.now();
-        (image, data)
     }
 
     /// Runs a task that brings all devices the image and leaves its groups on them, before anything strikes.
@@ -232,14 +240,15 @@ impl Scene {
         task.success = SuccessCriterion::Verified;
         task.reboot = RebootMode::None;
         task.options.keep_groups = true;
-        let (image, data) = self.image.clone();
+        task.images.truncate(1);
+        let (image, data) = self.images[0].clone();
         self.world.commit(&[
             Change::PutImage(image.clone(), Arc::clone(&data)),
             Change::PutTask(task.clone().into()),
         ]);
         self.world.command(&Command::StartTask {
             task: Box::new(task.clone()),
-            image: (image, data),
+            images: vec![(image, data)],
             deltas: vec![],
             devices: self.fleet.devices.iter().map(|d| d.dev_eui).collect(),
             groups: vec![],
@@ -269,8 +278,10 @@ impl Scene {
         let duration = self.world.now().since(self.begun);
         let faults = self.options.faults;
         let drift = duration.mul_f64(f64::from(faults.drift_ppm) / 1e6);
+        let parts = self.options.images.parts();
         let expected = Expected {
             target_version: NEW_VERSION.to_ts006(),
+            parts: parts.map(|(number, v)| (number, v.to_ts006())).collect(),
             out_of_reach: self.options.fleet.loss > OUT_OF_REACH,
             budget_may_go: faults.outages.is_some()
                 || faults.bursts.is_some()

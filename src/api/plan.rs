@@ -7,8 +7,8 @@ use std::time::Duration;
 use crate::lorawan::identifiers::{DevEui, GatewayEui};
 use crate::proto::v1;
 use crate::record::{
-    ClockReading, FleetDevice, Gateway, GatewaySettings, Image, MulticastGroup, ReleaseState, Task,
-    TaskId,
+    ClockReading, FleetDevice, Gateway, GatewaySettings, Image, MulticastGroup, ReleaseState,
+    Sha256, Task, TaskId,
 };
 use crate::store::{Catalog, Page};
 use crate::task::{self, PlanError, PlanRefusal, PlanRequest, PlannedSession, SkippedDevice};
@@ -25,8 +25,9 @@ const MOST_SKIPPED: usize = 1000;
 /// All a plan is made from.
 pub(super) struct Order {
     pub(super) task: Task,
-    pub(super) image: Image,
-    /// Patches to it that are let out.
+    /// In their order.
+    pub(super) images: Vec<Image>,
+    /// Patches to them that are let out.
     pub(super) deltas: Vec<Image>,
     pub(super) groups: Vec<MulticastGroup>,
     /// Devices named one by one, and the members of groups.
@@ -38,15 +39,12 @@ pub(super) struct Order {
 impl<S: Catalog> Api<S> {
     /// Reads what a draft names.
     pub(super) async fn order(&self, task: Task) -> Result<Order, ApiError> {
-        let sha256 = task.images.first().copied();
-        let image = match sha256 {
-            Some(sha256) => self.store().image(&tenant(), sha256).await?,
-            None => None,
-        };
-        let Some(image) = image else {
-            let named = sha256.map(|sha256| names::name("images", sha256));
-            return Err(ApiError::NotFound(named.unwrap_or_default()));
-        };
+        let mut images = Vec::with_capacity(task.images.len());
+        for sha256 in &task.images {
+            let image = self.store().image(&tenant(), *sha256).await?;
+            let missing = || ApiError::NotFound(names::name("images", sha256));
+            images.push(image.ok_or_else(missing)?);
+        }
         let mut groups = Vec::new();
         for id in &task.groups {
             let group = self.store().multicast_group(&tenant(), id).await?;
@@ -60,10 +58,10 @@ impl<S: Catalog> Api<S> {
         let all: Vec<DevEui> = devices.iter().copied().collect();
         let mut held = self.store().active_tasks_of(&all).await?;
         held.retain(|(_, holder)| *holder != task.id);
-        let deltas = self.deltas_to(&image).await?;
+        let deltas = self.deltas_to(&task.images).await?;
         Ok(Order {
             task,
-            image,
+            images,
             deltas,
             groups,
             devices,
@@ -71,12 +69,12 @@ impl<S: Catalog> Api<S> {
         })
     }
 
-    /// The patches to an image that devices may be sent.
-    async fn deltas_to(&self, image: &Image) -> Result<Vec<Image>, ApiError> {
+    /// The patches to images that devices may be sent.
+    async fn deltas_to(&self, targets: &[Sha256]) -> Result<Vec<Image>, ApiError> {
         let mut images = self.all_images().await?;
         images.retain(|delta| {
             let patch = delta.facts.delta;
-            patch.is_some_and(|patch| patch.target == image.sha256)
+            patch.is_some_and(|patch| targets.contains(&patch.target))
                 && delta.release.state == ReleaseState::Active
         });
         Ok(images)
@@ -89,7 +87,8 @@ impl<S: Catalog> Api<S> {
         fleet: &[FleetDevice],
     ) -> Result<Option<PlanError>, ApiError> {
         let models = fleet.iter().map(|d| d.settings.model.clone()).collect();
-        let why = self.distrust(&[&order.image], &models).await?;
+        let images: Vec<&Image> = order.images.iter().collect();
+        let why = self.distrust(&images, &models).await?;
         Ok(why.map(|message| PlanError::Refused {
             refusal: PlanRefusal::NotTrusted,
             field: "images",
@@ -102,6 +101,7 @@ impl<S: Catalog> Api<S> {
         let fleet = self.fleet(&order.devices).await?;
         let distrust = self.distrust_of(order, &fleet).await?;
         let known = self.known_gateways().await?;
+        let images: Vec<&Image> = order.images.iter().collect();
         let deltas: Vec<&Image> = order.deltas.iter().collect();
         let ledgers = self.store().air_ledgers().await?;
         let request = PlanRequest {
@@ -110,7 +110,7 @@ impl<S: Catalog> Api<S> {
             clocks: &known.clocks,
             now: self.now(),
             task: &order.task,
-            image: &order.image,
+            images: &images,
             deltas: &deltas,
             devices: fleet.iter().collect(),
             groups: &order.groups,
@@ -197,7 +197,7 @@ fn show_plan(order: &Order, made: Result<task::Plan, PlanError>, now: Timestamp)
     }
     let skipped = match made {
         Ok(plan) => {
-            show_figures(&mut shown, &plan);
+            show_figures(&mut shown, &order.task, &plan);
             plan_outlook::show(&mut shown, &plan);
             if !plan.skipped.is_empty() {
                 shown.problems.push(skipped_problem(plan.skipped.len()));
@@ -226,7 +226,7 @@ fn show_plan(order: &Order, made: Result<task::Plan, PlanError>, now: Timestamp)
     shown
 }
 
-fn show_figures(shown: &mut v1::Plan, plan: &task::Plan) {
+fn show_figures(shown: &mut v1::Plan, task: &Task, plan: &task::Plan) {
     let mut frames = v1::FrameForecast::default();
     let mut airtime: BTreeMap<GatewayEui, u64> = BTreeMap::new();
     for session in &plan.sessions {
@@ -237,10 +237,12 @@ fn show_figures(shown: &mut v1::Plan, plan: &task::Plan) {
         for gateway in &session.gateways {
             *airtime.entry(*gateway).or_default() += micros(session.airtime);
         }
-        shown.sessions.push(show_session(session));
-        shown.device_count += u32::try_from(session.devices.len()).unwrap_or(u32::MAX);
+        shown.sessions.push(show_session(task, session));
         shown.problems.extend(warnings(session, plan.prepare_at));
     }
+    let devices = plan.sessions.iter().flat_map(|session| &session.devices);
+    let devices: BTreeSet<&DevEui> = devices.collect();
+    shown.device_count = u32::try_from(devices.len()).unwrap_or(u32::MAX);
     shown.sessions.sort_by_key(|session| {
         session
             .window_start
@@ -298,7 +300,7 @@ fn warnings(
         })
 }
 
-fn show_session(session: &PlannedSession) -> v1::PlannedSession {
+fn show_session(task: &Task, session: &PlannedSession) -> v1::PlannedSession {
     let outlook = &session.outlook;
     v1::PlannedSession {
         last_fragment: Some(plan_outlook::show_span(outlook.last_fragment)),
@@ -336,6 +338,10 @@ fn show_session(session: &PlannedSession) -> v1::PlannedSession {
         expected_end_time: Some(show_moment(session.window.start + session.distribution)),
         frag_algo: show_frag_algo(session.block.frag_algo).into(),
         ping_slot_periodicity: session.ping_slots.map(|slots| slots.number().into()),
+        image: task_part_records::image_name(task, session.image),
+        delta: session
+            .delta
+            .map_or(String::new(), |delta| names::name("images", delta)),
     }
 }
 

@@ -4,7 +4,9 @@
 use crate::lorawan::identifiers::DevEui;
 use crate::lorawan::keys::Key128;
 use crate::proto::v1;
-use crate::record::{Change, DeviceState, StateCounts, Task, TaskId, TaskReason, TaskState};
+use crate::record::{
+    Change, DeviceState, Image, StateCounts, StoredImage, Task, TaskId, TaskReason, TaskState,
+};
 use crate::runtime::{Command, CommandError};
 use crate::store::Catalog;
 
@@ -55,18 +57,14 @@ impl<S: Catalog> Api<S> {
         if let Some(error) = self.distrust_of(&order, &fleet).await? {
             return Err(ApiError::Command("PLAN_BLOCKED", CommandError::Plan(error)));
         }
-        let bytes = self.bytes_of(order.image.sha256).await?;
-        let (task, image) = (Box::new(order.task), (order.image, bytes));
-        let mut deltas = Vec::new();
-        for delta in order.deltas {
-            let bytes = self.bytes_of(delta.sha256).await?;
-            deltas.push((delta, bytes));
-        }
+        let task = Box::new(order.task);
+        let images = self.with_bytes(order.images).await?;
+        let deltas = self.with_bytes(order.deltas).await?;
         let (devices, groups) = (order.devices.into_iter().collect(), order.groups);
         let command = if queue {
             Command::QueueTask {
                 task,
-                image,
+                images,
                 deltas,
                 devices,
                 groups,
@@ -74,13 +72,22 @@ impl<S: Catalog> Api<S> {
         } else {
             Command::StartTask {
                 task,
-                image,
+                images,
                 deltas,
                 devices,
                 groups,
             }
         };
         self.command("TASK_NOT_DRAFT", command, with).await
+    }
+
+    async fn with_bytes(&self, images: Vec<Image>) -> Result<Vec<StoredImage>, ApiError> {
+        let mut stored = Vec::with_capacity(images.len());
+        for image in images {
+            let bytes = self.bytes_of(image.sha256).await?;
+            stored.push((image, bytes));
+        }
+        Ok(stored)
     }
 
     pub(super) async fn cancel(
@@ -220,6 +227,7 @@ impl<S: Catalog> Api<S> {
         let mut task = Task {
             display_name: before.display_name,
             images: before.images,
+            install: before.install,
             success: before.success,
             reboot: before.reboot,
             options: before.options,

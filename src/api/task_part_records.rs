@@ -68,9 +68,11 @@ pub(super) fn show_device_reason(reason: DeviceReason) -> v1::DeviceReason {
     }
 }
 
-/// Of the two things a task may leave on a device, the one that is farther from gone.
+/// Of all that a task may leave on a device, what is farthest from gone.
 fn show_cleanup(device: &TaskDevice) -> v1::CleanupState {
-    let both = [device.frag_cleanup, device.group_cleanup];
+    let mut both = vec![device.frag_cleanup, device.group_cleanup];
+    let course = device.images.iter();
+    both.extend(course.flat_map(|c| c.frag_sessions.values().chain(c.discard.values())));
     if both.contains(&CleanupState::Left) {
         v1::CleanupState::Left
     } else if both.contains(&CleanupState::Pending) {
@@ -105,6 +107,11 @@ impl TaskContext {
         self.sessions
             .iter()
             .find(|session| session.id.number == number)
+    }
+
+    /// The place of the image a device is at.
+    pub(super) fn image_of(&self, device: &TaskDevice) -> u8 {
+        self.session_of(device).map_or(0, |session| session.image)
     }
 
     /// A device as the API shows it; `version` is what it reported since the start.
@@ -154,7 +161,49 @@ impl TaskContext {
                 .collect(),
             sequence: device_sequence(device.sequence),
             update_time: Some(show_moment(device.changed_at)),
+            images: self.show_images(device),
         }
+    }
+
+    /// How far a device is with each of several images it needs.
+    fn show_images(&self, device: &TaskDevice) -> Vec<v1::TaskDeviceImage> {
+        use v1::TaskDeviceImageState as State;
+        let Some(course) = &device.images else {
+            return Vec::new();
+        };
+        let shown = |image: u8, state: State, session: u16, before, at: Option<Timestamp>| {
+            v1::TaskDeviceImage {
+                image: image_name(&self.task, image),
+                state: state.into(),
+                session: session_name(&device.task, session),
+                version_before: before,
+                done_time: at.map(show_moment),
+            }
+        };
+        let done = course.done.iter().map(|d| {
+            shown(
+                d.image,
+                State::Done,
+                d.session,
+                d.version_before,
+                Some(d.at),
+            )
+        });
+        let at = self.session_of(device).map(|session| {
+            let (image, number) = (session.image, session.id.number);
+            shown(
+                image,
+                State::InProgress,
+                number,
+                device.version_before,
+                None,
+            )
+        });
+        let ahead = course
+            .ahead
+            .iter()
+            .map(|a| shown(a.image, State::Waiting, a.session, a.version_before, None));
+        done.chain(at).chain(ahead).collect()
     }
 
     /// A wave as the API shows it.
@@ -182,12 +231,16 @@ impl TaskContext {
     }
 }
 
-/// A distribution session as the API shows it, with the devices in it.
+/// A distribution session as the API shows it, with the devices in it and those that have gone on to another image.
 pub(super) fn show_session(
+    task: &Task,
     session: &DistributionSession,
-    devices: &[TaskDevice],
+    devices: &[&TaskDevice],
 ) -> v1::DistributionSession {
     let block = &session.block;
+    let (devices, gone_on): (Vec<&TaskDevice>, Vec<&TaskDevice>) = devices
+        .iter()
+        .partition(|d| d.session == Some(session.id.number));
     // Of devices that are sent to alone, the one that got most.
     let alone = |sent: fn(UnicastFragments) -> u16| {
         let devices = devices.iter().filter_map(|d| d.unicast);
@@ -211,7 +264,7 @@ pub(super) fn show_session(
             SessionPhase::Closed => v1::DistributionSessionState::Ended,
         }
         .into(),
-        state_reason: session_reason(session, devices).into(),
+        state_reason: session_reason(session, &devices).into(),
         region: regions::show(session.region).into(),
         device_class: regions::show_class(session.class).into(),
         data_rate: session.data_rate.into(),
@@ -223,25 +276,28 @@ pub(super) fn show_session(
         padding_bytes: block.padding.into(),
         window_start: Some(show_moment(session.window.start)),
         window_end: Some(show_moment(session.window.end())),
-        device_count: count(devices.len()),
-        received_count: count(devices.iter().filter(|d| has_image(d.state)).count()),
+        device_count: count(devices.len() + gone_on.len()),
+        received_count: count(
+            devices.iter().filter(|d| has_image(d.state)).count() + gone_on.len(),
+        ),
         uncoded_fragments_sent: alone(|d| d.uncoded_sent).max(session.uncoded_sent).into(),
         coded_fragments_sent: alone(|d| d.coded_sent).max(session.coded_sent).into(),
         rounds: show_rounds(session),
         gateways: show_airtime(session),
         frag_algo: show_frag_algo(block.frag_algo).into(),
         ping_slot_periodicity: session.ping_slots.map(|slots| slots.number().into()),
+        image: image_name(task, session.image),
     }
 }
 
 /// Why a session is over: the first of its devices' ends that says so.
 fn session_reason(
     session: &DistributionSession,
-    devices: &[TaskDevice],
+    devices: &[&TaskDevice],
 ) -> v1::DistributionSessionReason {
     use v1::DistributionSessionReason as Reason;
 
-    let any = |is: fn(&TaskDevice) -> bool| devices.iter().any(is);
+    let any = |is: fn(&TaskDevice) -> bool| devices.iter().any(|device| is(device));
     if session.phase != SessionPhase::Closed {
         Reason::Unspecified
     } else if any(|d| d.state == DeviceState::Cancelled) {
@@ -282,6 +338,12 @@ fn show_airtime(session: &DistributionSession) -> Vec<v1::GatewayAirtime> {
             airtime_us,
         });
     shown.collect()
+}
+
+/// The name of an image by its place in the task; empty if it has none there.
+pub(super) fn image_name(task: &Task, image: u8) -> String {
+    let sha256 = task.images.get(usize::from(image));
+    sha256.map_or(String::new(), |sha256| names::name("images", sha256))
 }
 
 fn count(items: usize) -> u32 {

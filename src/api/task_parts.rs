@@ -1,6 +1,6 @@
 //! The parts of a task: its devices, waves and distribution sessions, as resources to read.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::lorawan::identifiers::DevEui;
 use crate::proto::v1;
@@ -39,13 +39,17 @@ impl<S: Catalog> Api<S> {
     pub(super) async fn show_task_device(
         &self,
         context: &TaskContext,
-        component: &str,
+        components: &[String],
         device: &TaskDevice,
     ) -> Result<v1::TaskDevice, ApiError> {
         let mut version = None;
         if let Some(started) = context.task.started_at {
             let known = self.store().device(&tenant(), device.dev_eui).await?;
-            let reported = known.and_then(|known| known.status.versions.get(component).copied());
+            let component = components.get(usize::from(context.image_of(device)));
+            let reported = known.and_then(|known| {
+                let versions = &known.status.versions;
+                component.and_then(|component| versions.get(component).copied())
+            });
             version = reported
                 .filter(|reported| reported.at >= started)
                 .map(|reported| reported.version);
@@ -53,13 +57,14 @@ impl<S: Catalog> Api<S> {
         Ok(context.show(device, version))
     }
 
-    /// The component a task updates.
-    pub(super) async fn component(&self, task: &Task) -> Result<String, ApiError> {
-        let Some(sha256) = task.images.first() else {
-            return Ok(String::new());
-        };
-        let image = self.store().image(&tenant(), *sha256).await?;
-        Ok(image.map(|image| image.component).unwrap_or_default())
+    /// The components a task updates, image by image.
+    pub(super) async fn components(&self, task: &Task) -> Result<Vec<String>, ApiError> {
+        let mut components = Vec::with_capacity(task.images.len());
+        for sha256 in &task.images {
+            let image = self.store().image(&tenant(), *sha256).await?;
+            components.push(image.map(|image| image.component).unwrap_or_default());
+        }
+        Ok(components)
     }
 
     pub(super) async fn one_task_device(&self, name: &str) -> Result<v1::TaskDevice, ApiError> {
@@ -71,9 +76,9 @@ impl<S: Catalog> Api<S> {
         let task = self.task(&id).await?;
         let device = self.store().task_device(&id, dev_eui).await?;
         let device = device.ok_or_else(|| ApiError::NotFound(name.to_owned()))?;
-        let component = self.component(&task).await?;
+        let components = self.components(&task).await?;
         let context = self.context(task).await?;
-        self.show_task_device(&context, &component, &device).await
+        self.show_task_device(&context, &components, &device).await
     }
 
     pub(super) async fn page_of_task_devices(
@@ -90,7 +95,7 @@ impl<S: Catalog> Api<S> {
         let filter = fields.filter(&request.filter, &DEVICE_FILTER);
         fields.finish()?;
         let task = self.find_task("parent", &request.parent).await?;
-        let component = self.component(&task).await?;
+        let components = self.components(&task).await?;
         let context = self.context(task).await?;
         let keep = |device: &TaskDevice| {
             let shown = context.show(device, None);
@@ -113,7 +118,7 @@ impl<S: Catalog> Api<S> {
         let listed = page.walk(key, keep, fetch).await?;
         let mut task_devices = Vec::new();
         for device in &listed.items {
-            task_devices.push(self.show_task_device(&context, &component, device).await?);
+            task_devices.push(self.show_task_device(&context, &components, device).await?);
         }
         Ok(v1::ListTaskDevicesResponse {
             task_devices,
@@ -177,16 +182,22 @@ impl<S: Catalog> Api<S> {
         &self,
         task: &Task,
     ) -> Result<Vec<v1::DistributionSession>, ApiError> {
-        let mut members: BTreeMap<u16, Vec<TaskDevice>> = BTreeMap::new();
-        for device in self.devices_of_task(&task.id).await? {
-            if let Some(number) = device.session {
+        let devices = self.devices_of_task(&task.id).await?;
+        let mut members: BTreeMap<u16, Vec<&TaskDevice>> = BTreeMap::new();
+        for device in &devices {
+            let course = device.images.iter().flat_map(|course| &course.done);
+            let sessions: BTreeSet<u16> = course
+                .map(|done| done.session)
+                .chain(device.session)
+                .collect();
+            for number in sessions {
                 members.entry(number).or_default().push(device);
             }
         }
         let sessions = self.store().distribution_sessions(&task.id).await?;
         let shown = sessions.iter().map(|session| {
             let members = members.get(&session.id.number).map(Vec::as_slice);
-            task_part_records::show_session(session, members.unwrap_or_default())
+            task_part_records::show_session(task, session, members.unwrap_or_default())
         });
         Ok(shown.collect())
     }

@@ -5,7 +5,7 @@
 //! it, so task and device may have the same one. On the wire a device's is `2 n` and the task's `2 n + 1`: then every
 //! record of a watch has its own number, and the task comes after the device that moved it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use base64::Engine;
@@ -15,8 +15,8 @@ use crate::firmware::sha256;
 use crate::lorawan::class_b::PingSlotPeriodicity;
 use crate::proto::v1;
 use crate::record::{
-    DeviceState, FragAlgo, RebootMode, Sha256, StateCounts, SuccessCriterion, Task, TaskCounters,
-    TaskId, TaskOptions, TaskReason, TaskState,
+    DeviceState, FragAlgo, InstallMode, MAX_IMAGES, RebootMode, Sha256, StateCounts,
+    SuccessCriterion, Task, TaskCounters, TaskId, TaskOptions, TaskReason, TaskState,
 };
 use crate::time::Timestamp;
 
@@ -33,9 +33,10 @@ const CLEANUP: Duration = Duration::from_secs(24 * 3600);
 const REDUNDANCY_PERCENT: u32 = 100;
 
 /// What may be written in a draft.
-pub(super) const WRITABLE: [&str; 27] = [
+pub(super) const WRITABLE: [&str; 28] = [
     "display_name",
     "images",
+    "install_mode",
     "success_criterion",
     "reboot_mode",
     "prepare_after",
@@ -70,6 +71,7 @@ pub(super) fn blank(id: TaskId, now: Timestamp) -> Task {
         id,
         display_name: String::new(),
         images: Vec::new(),
+        install: InstallMode::default(),
         deltas: Vec::new(),
         groups: Vec::new(),
         success: SuccessCriterion::Running,
@@ -125,12 +127,26 @@ pub(super) fn write(fields: &mut Fields, given: &v1::FuotaTask, task: &mut Task)
 
 fn write_images(fields: &mut Fields, given: &v1::FuotaTask, task: &mut Task) {
     let images: Vec<Option<Sha256>> = given.images.iter().map(|name| names::image(name)).collect();
-    match images.as_slice() {
-        [] => fields.bad("images", "missing"),
-        [Some(image)] => task.images = vec![*image],
-        [None] => fields.bad("images", "not of the form images/{sha256}"),
-        _ => fields.bad("images", "more than one image is not supported yet"),
+    task.install = match v1::InstallMode::try_from(given.install_mode) {
+        Ok(v1::InstallMode::Unspecified | v1::InstallMode::Together) => InstallMode::Together,
+        Ok(v1::InstallMode::InTurn) => InstallMode::InTurn,
+        Err(_) => {
+            fields.bad("install_mode", "unknown value");
+            return;
+        }
+    };
+    match images.len() {
+        0 => fields.bad("images", "missing"),
+        1..=MAX_IMAGES => {}
+        _ => fields.bad("images", format!("more than {MAX_IMAGES}")),
     }
+    let distinct: BTreeSet<&Option<Sha256>> = images.iter().collect();
+    if images.contains(&None) {
+        fields.bad("images", "not of the form images/{sha256}");
+    } else if distinct.len() < images.len() {
+        fields.bad("images", "one is named twice");
+    }
+    task.images = images.into_iter().flatten().collect();
 }
 
 fn write_ending(fields: &mut Fields, given: &v1::FuotaTask, task: &mut Task) {
@@ -258,6 +274,7 @@ pub(super) fn merge(mut into: v1::FuotaTask, new: v1::FuotaTask, mask: &Mask) ->
     take!(
         display_name,
         images,
+        install_mode,
         success_criterion,
         reboot_mode,
         prepare_after,
@@ -303,6 +320,11 @@ pub(super) fn show_task(task: &Task, counts: &StateCounts) -> v1::FuotaTask {
             .iter()
             .map(|image| names::name("images", image))
             .collect(),
+        install_mode: match task.install {
+            InstallMode::Together => v1::InstallMode::Together,
+            InstallMode::InTurn => v1::InstallMode::InTurn,
+        }
+        .into(),
         success_criterion: match task.success {
             SuccessCriterion::Running => v1::SuccessCriterion::Running,
             SuccessCriterion::Verified => v1::SuccessCriterion::Verified,
@@ -415,7 +437,7 @@ pub(super) fn etag(task: &Task) -> String {
     let written = (
         (
             &task.display_name,
-            &task.images,
+            (&task.images, task.install),
             &task.groups,
             task.success,
             task.reboot,

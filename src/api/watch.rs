@@ -110,7 +110,7 @@ impl<S: Catalog> Watch<S> {
             return Err(ApiError::NotFound(name).into());
         };
         let counts = store.task_counts(&task.id).await?;
-        let component = api.component(&task).await?;
+        let components = api.components(&task).await?;
         let context = api.context(task.clone()).await?;
         let mut after = handled(self.sent);
         'devices: loop {
@@ -130,7 +130,7 @@ impl<S: Catalog> Watch<S> {
                     break 'devices;
                 }
                 after = after.max(device.sequence);
-                let shown = api.show_task_device(&context, &component, &device).await?;
+                let shown = api.show_task_device(&context, &components, &device).await?;
                 let sequence = shown.sequence;
                 let record = v1::watch_task_response::Record::TaskDevice(shown);
                 self.send(sequence, record).await?;

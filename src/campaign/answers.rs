@@ -7,7 +7,7 @@ use crate::lorawan::identifiers::DevEui;
 use crate::lorawan::{
     PackageVersion, clock_sync, firmware_management, fragmentation, multicast_setup,
 };
-use crate::record::{DeviceState, Uplink, VersionEvidence, VersionSource};
+use crate::record::{DeviceState, Uplink, VersionEvidence};
 use crate::time::Timestamp;
 
 use super::completion::BOOT_TIME;
@@ -31,16 +31,16 @@ impl Campaign {
             talk.at_once = 0;
         }
         let Some(f_port) = uplink.f_port else { return };
-        if let VersionSource::UplinkField(field) = profile.version_source
-            && let Some(version) = field.read(f_port, &uplink.payload)
-        {
-            self.version_reported(
-                now,
-                dev_eui,
-                (version, VersionEvidence::UplinkField),
-                around,
-            );
-        }
+        let told: Vec<(String, u32)> = profile
+            .versions_in(f_port, &uplink.payload)
+            .into_iter()
+            .map(|(component, version)| {
+                let component = component.unwrap_or_else(|| self.told_by(dev_eui, &profile));
+                (component.to_owned(), version)
+            })
+            .collect();
+        let told = (told.as_slice(), VersionEvidence::UplinkField);
+        self.versions_reported(now, dev_eui, told, around);
         let unreadable =
             if let Some(package) = packages.multicast_setup.filter(|p| p.f_port == f_port) {
                 let heard = multicast_setup::decode_uplink(package.version, &uplink.payload);
@@ -170,8 +170,13 @@ impl Campaign {
                 );
             }
             UplinkCommand::DevVersionAns(answer) => {
-                let reported = (answer.fw_version, VersionEvidence::FirmwareManagement);
-                self.version_reported(now, dev_eui, reported, around);
+                let Some(device) = around.fleet.get(dev_eui) else {
+                    return;
+                };
+                let component = self.told_by(dev_eui, &device.profile).to_owned();
+                let told = [(component, answer.fw_version)];
+                let told = (told.as_slice(), VersionEvidence::FirmwareManagement);
+                self.versions_reported(now, dev_eui, told, around);
                 self.answered(now, dev_eui);
             }
             UplinkCommand::DevUpgradeImageAns(answer) => {
@@ -180,7 +185,6 @@ impl Campaign {
             UplinkCommand::DevRebootCountdownAns(answer) => {
                 self.reboot_answered(now, dev_eui, answer.countdown, around);
             }
-            // The task asks by countdown and deletes no image.
             UplinkCommand::DevRebootTimeAns(answer)
                 if answer.reboot_time != firmware_management::REBOOT_TIME_CANCEL =>
             {
@@ -190,7 +194,8 @@ impl Campaign {
                 let accepted = answer.is_accepted();
                 self.reboot_answered(now, dev_eui, if accepted { seconds } else { 0 }, around);
             }
-            UplinkCommand::DevRebootTimeAns(_) | UplinkCommand::DevDeleteImageAns(_) => {}
+            UplinkCommand::DevRebootTimeAns(_) => {}
+            UplinkCommand::DevDeleteImageAns(_) => self.image_deleted(now, dev_eui),
         }
     }
 

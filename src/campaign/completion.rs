@@ -7,13 +7,12 @@ use crate::lorawan::fragmentation::FragDataBlockReceivedReq;
 use crate::lorawan::identifiers::DevEui;
 use crate::record::{
     CleanupState, DeviceReason, DeviceState, FleetDevice, SessionPhase, StatusInterpretation,
-    SuccessCriterion, TaskDevice, VersionEvidence, VersionSource,
+    SuccessCriterion, TaskDevice,
 };
 use crate::time::Timestamp;
 
 use super::conversation::Command;
 use super::members::Part;
-use super::reboot::before_reboot;
 use super::unicast::Needy;
 use super::{Campaign, Surroundings};
 
@@ -29,9 +28,8 @@ impl Campaign {
         device: &FleetDevice,
     ) -> Option<Command> {
         let managed = device.profile.packages.firmware_management.is_some();
-        let asks_version = managed
-            && device.profile.version_source == VersionSource::FirmwareManagement
-            && self.task.success == SuccessCriterion::Running;
+        let asks_version = self.task.success == SuccessCriterion::Running
+            && self.asks_version(now, record, device);
         match record.state {
             DeviceState::ReportedReceived | DeviceState::Verified
                 if asks_version && self.rebooted_by_itself(now, record, device) =>
@@ -45,9 +43,7 @@ impl Campaign {
                 self.reboot_command(now, device)
             }
             // Without a reboot request the device does it on its own; its version tells when.
-            DeviceState::Verified | DeviceState::Rebooting
-                if asks_version && record.reboot_at.is_none_or(|at| now >= at + BOOT_TIME) =>
-            {
+            DeviceState::Verified | DeviceState::Rebooting if asks_version => {
                 Some(Command::Version)
             }
             _ => None,
@@ -62,7 +58,8 @@ impl Campaign {
         record: &TaskDevice,
         device: &FleetDevice,
     ) -> bool {
-        let said = device.status.versions.get(&self.image.component);
+        let asked = self.asked_component(record, &device.profile);
+        let said = asked.and_then(|component| device.status.versions.get(component));
         record
             .reboot_at
             .is_some_and(|at| now >= at + BOOT_TIME && said.is_none_or(|version| version.at < at))
@@ -78,15 +75,34 @@ impl Campaign {
         let Some(record) = self.devices.get(&dev_eui) else {
             return;
         };
+        let index = request.frag_index;
         let ours = self
             .session_of(record)
-            .is_some_and(|s| s.record.block.frag_index == request.frag_index);
-        if !ours || record.state < DeviceState::Receiving {
+            .is_some_and(|s| s.record.block.frag_index == index);
+        let course = record.images.as_ref();
+        let earlier = course.is_some_and(|course| course.frag_sessions.contains_key(&index));
+        let known = if record.state < DeviceState::Receiving {
+            earlier
+        } else {
+            ours || earlier
+        };
+        if !known {
             return;
         }
-        let waiting = record.state <= DeviceState::ReportedReceived;
-        self.talks.entry(dev_eui).or_default().acknowledge = true;
+        let waiting = ours
+            && (DeviceState::Receiving..=DeviceState::ReportedReceived).contains(&record.state);
+        self.judge_data_block(now, dev_eui, request, waiting);
+        self.talks.entry(dev_eui).or_default().acknowledge = Some(index);
         self.due.insert((now, dev_eui));
+    }
+
+    fn judge_data_block(
+        &mut self,
+        now: Timestamp,
+        dev_eui: DevEui,
+        request: &FragDataBlockReceivedReq,
+        waiting: bool,
+    ) {
         if waiting && request.mic_error {
             let evidence = "FragDataBlockReceivedReq with MICError".to_owned();
             self.conclude(
@@ -117,13 +133,14 @@ impl Campaign {
         if !receiving && record.state != DeviceState::ReportedReceived {
             return;
         }
+        let status = self.of_this_image(record, status);
         if receiving && status == UpImageStatus::NoImage {
             let sent = Some(self.sent_to(record));
             self.answered(now, dev_eui);
             self.talks.entry(dev_eui).or_default().no_image_after = sent;
             return;
         }
-        let target = self.image.target_version;
+        let target = self.image_of(record).target_version;
         let reject = |evidence: &str| {
             (
                 DeviceState::Failed,
@@ -160,6 +177,26 @@ impl Campaign {
             }
         };
         self.conclude(now, dev_eui, state, reason, evidence);
+    }
+
+    /// What the answer says of the image the device is at. While that is on its way, the device may still speak of the
+    /// one it got before; TS006 names no image, and versions may be alike.
+    fn of_this_image(&self, record: &TaskDevice, status: UpImageStatus) -> UpImageStatus {
+        let UpImageStatus::Valid {
+            next_firmware_version,
+        } = status
+        else {
+            return status;
+        };
+        let target = self.image_of(record).target_version;
+        let done = record.images.iter().flat_map(|course| &course.done);
+        let mut done = done.map(|done| self.image_at(done.image).target_version);
+        let of_another = done.any(|version| version == next_firmware_version);
+        let settled = record.state == DeviceState::ReportedReceived;
+        if of_another && !(settled && next_firmware_version == target) {
+            return UpImageStatus::NoImage;
+        }
+        status
     }
 
     /// Whether a device that reported all fragments and has no image was misread: its stack is known for status answers
@@ -269,109 +306,6 @@ impl Campaign {
         self.due.insert((at + BOOT_TIME, dev_eui));
     }
 
-    /// A device said which version it runs, by whatever way.
-    pub(super) fn version_reported(
-        &mut self,
-        now: Timestamp,
-        dev_eui: DevEui,
-        (version, evidence): (u32, VersionEvidence),
-        around: &mut Surroundings<'_>,
-    ) {
-        // An application uplink may tell the old version while the device is about to reboot.
-        let reboot_at = self.devices.get(&dev_eui).and_then(|d| d.reboot_at);
-        let over = reboot_at.is_some_and(|at| now >= at + BOOT_TIME);
-        if let Some(status) = around.fleet.status_mut(dev_eui) {
-            status.note_version(&self.image.component, version, evidence, now);
-            if version == self.image.target_version || over {
-                status.reboot_expected = false;
-            }
-            if let Some(counter) = self.image.facts.security_counter
-                && version == self.image.target_version
-            {
-                let seen = status
-                    .security_counters
-                    .entry(self.image.component.clone())
-                    .or_default();
-                *seen = counter.max(*seen);
-            }
-        }
-        let target = self.image.target_version;
-        let Some(record) = self.devices.get_mut(&dev_eui) else {
-            return;
-        };
-        if !self.open.contains(&dev_eui) {
-            return;
-        }
-        if version == target {
-            // A device that installs by itself may be done before its answers to the set-up have come through, and may
-            // have joined again before it tells.
-            let updated = record.version_before.is_some()
-                || record.entered.contains_key(&DeviceState::Receiving);
-            let early = record.state <= DeviceState::Preparing && !updated;
-            let (state, reason) = if early {
-                (DeviceState::Skipped, Some(DeviceReason::AlreadyCurrent))
-            } else {
-                (DeviceState::Running, None)
-            };
-            self.conclude(
-                now,
-                dev_eui,
-                state,
-                reason,
-                format!("reports version {version:#010x}"),
-            );
-            return;
-        }
-        if record.state <= DeviceState::Ready {
-            record.version_before = Some(version);
-            self.changed.devices.insert(dev_eui);
-            return;
-        }
-        // An old version counts once the device had time to reboot.
-        let rebooted = record.reboot_at.is_some_and(|at| now >= at + BOOT_TIME);
-        if record.state != DeviceState::Rebooting || !rebooted {
-            return;
-        }
-        if record.reboots_unanswered > 0 {
-            return self.reboot_again(now, dev_eui, version, around);
-        }
-        let evidence =
-            format!("reports version {version:#010x} after the reboot, not {target:#010x}");
-        let (state, reason) = if record.version_before.is_none_or(|before| before == version) {
-            (DeviceState::RolledBack, DeviceReason::WrongVersion)
-        } else {
-            (DeviceState::Failed, DeviceReason::WrongVersion)
-        };
-        self.conclude(now, dev_eui, state, Some(reason), evidence);
-    }
-
-    /// The old version runs and nothing shows that the device rebooted: the request may never have reached it.
-    fn reboot_again(
-        &mut self,
-        now: Timestamp,
-        dev_eui: DevEui,
-        version: u32,
-        around: &Surroundings<'_>,
-    ) {
-        let device = around.fleet.get(dev_eui);
-        let most = device.map_or(0, |device| self.most_reboots(device));
-        let Some(record) = self.devices.get_mut(&dev_eui) else {
-            return;
-        };
-        let evidence = format!(
-            "reports version {version:#010x}; reboot requests given up without an answer: {}",
-            record.reboots_unanswered
-        );
-        if record.reboots_unanswered < most {
-            record.reboot_at = None;
-            let state = before_reboot(record);
-            self.conclude(now, dev_eui, state, None, evidence);
-        } else {
-            let reason = Some(DeviceReason::NoAnswer);
-            self.conclude(now, dev_eui, DeviceState::Failed, reason, evidence);
-        }
-    }
-
     /// `FragSessionDeleteAns`; "does not exist" is as good.
     pub(super) fn frag_session_deleted(
         &mut self,
@@ -381,15 +315,24 @@ impl Campaign {
         around: &mut Surroundings<'_>,
     ) {
         let ours = |s: &super::SessionRun| s.record.block.frag_index == frag_index;
-        if !self.cleans(dev_eui, ours) {
+        let ours = self.cleans(dev_eui, ours);
+        if !self.uncleaned.contains(&dev_eui) {
             return;
         }
-        if let Some(record) = self
-            .devices
-            .get_mut(&dev_eui)
-            .filter(|d| d.frag_cleanup == CleanupState::Pending)
-        {
-            record.frag_cleanup = CleanupState::Confirmed;
+        let Some(record) = self.devices.get_mut(&dev_eui) else {
+            return;
+        };
+        let own = Some(&mut record.frag_cleanup).filter(|_| ours);
+        let course = record.images.as_mut();
+        let earlier = course.and_then(|course| course.frag_sessions.get_mut(&frag_index));
+        let mut pending = false;
+        for state in own.into_iter().chain(earlier) {
+            if *state == CleanupState::Pending {
+                *state = CleanupState::Confirmed;
+                pending = true;
+            }
+        }
+        if pending {
             if let Some(slot) = around
                 .fleet
                 .status_mut(dev_eui)
@@ -430,6 +373,21 @@ impl Campaign {
         }
     }
 
+    /// `DevDeleteImageAns`: gone, or it was not there; TS006 does not say which one it is about.
+    pub(super) fn image_deleted(&mut self, now: Timestamp, dev_eui: DevEui) {
+        let asked = self.talks.get(&dev_eui).and_then(|talk| talk.asked);
+        let record = self.devices.get_mut(&dev_eui);
+        let course = record.and_then(|record| record.images.as_mut());
+        let Some(course) = course.filter(|_| asked == Some(Command::DeleteImage)) else {
+            return;
+        };
+        let mut discard = course.discard.values_mut();
+        if let Some(state) = discard.find(|state| **state == CleanupState::Pending) {
+            *state = CleanupState::Confirmed;
+            self.cleaned(now, dev_eui);
+        }
+    }
+
     /// Gives up deleting one thing: it stays recorded with the device.
     pub(super) fn leave(
         &mut self,
@@ -449,12 +407,25 @@ impl Campaign {
         let Some(status) = around.fleet.status_mut(dev_eui) else {
             return;
         };
-        if command == Command::DeleteFragSession {
-            record.frag_cleanup = CleanupState::Left;
-            if let Some(Some(slot)) = status
-                .frag_slots
-                .get_mut(usize::from(session.record.block.frag_index))
-            {
+        let own_index = session.record.block.frag_index;
+        if command == Command::DeleteImage {
+            let discard = record
+                .images
+                .iter_mut()
+                .flat_map(|c| c.discard.values_mut());
+            leave_first(discard);
+        } else if command == Command::DeleteFragSession {
+            let index = frag_index_to_delete(record, own_index).unwrap_or(own_index);
+            if record.frag_cleanup == CleanupState::Pending {
+                record.frag_cleanup = CleanupState::Left;
+            } else {
+                let earlier = record
+                    .images
+                    .iter_mut()
+                    .flat_map(|c| c.frag_sessions.values_mut());
+                leave_first(earlier);
+            }
+            if let Some(Some(slot)) = status.frag_slots.get_mut(usize::from(index)) {
                 slot.leftover = true;
             }
         } else {
@@ -476,15 +447,9 @@ impl Campaign {
 
     /// Gives up deleting all that is left on a device.
     pub(super) fn leave_rest(&mut self, dev_eui: DevEui, around: &mut Surroundings<'_>) {
-        let Some(record) = self.devices.get(&dev_eui) else {
-            return;
-        };
-        let (frag, group) = (record.frag_cleanup, record.group_cleanup);
-        if frag == CleanupState::Pending {
-            self.leave(dev_eui, Command::DeleteFragSession, around);
-        }
-        if group == CleanupState::Pending {
-            self.leave(dev_eui, Command::DeleteGroup, around);
+        // Each leaves one thing, and there are few.
+        while let Some(command) = self.devices.get(&dev_eui).and_then(cleanup_command) {
+            self.leave(dev_eui, command, around);
         }
     }
 
@@ -508,6 +473,41 @@ impl Campaign {
             self.uncleaned.remove(&dev_eui);
             self.released.push(dev_eui);
         }
+    }
+}
+
+/// What is to be deleted next from a device that is done.
+pub(super) fn cleanup_command(record: &TaskDevice) -> Option<Command> {
+    let pending = |state: &CleanupState| *state == CleanupState::Pending;
+    let course = record.images.as_ref();
+    // First what a reboot would install.
+    if course.is_some_and(|course| course.discard.values().any(pending)) {
+        Some(Command::DeleteImage)
+    } else if pending(&record.frag_cleanup)
+        || course.is_some_and(|course| course.frag_sessions.values().any(pending))
+    {
+        Some(Command::DeleteFragSession)
+    } else {
+        pending(&record.group_cleanup).then_some(Command::DeleteGroup)
+    }
+}
+
+/// The `FragIndex` to delete next: the one of its session, then those of earlier images.
+pub(super) fn frag_index_to_delete(record: &TaskDevice, own: u8) -> Option<u8> {
+    if record.frag_cleanup == CleanupState::Pending {
+        return Some(own);
+    }
+    let mut earlier = record
+        .images
+        .iter()
+        .flat_map(|course| &course.frag_sessions);
+    let pending = earlier.find(|(_, state)| **state == CleanupState::Pending);
+    pending.map(|(index, _)| *index)
+}
+
+fn leave_first<'a>(mut states: impl Iterator<Item = &'a mut CleanupState>) {
+    if let Some(state) = states.find(|state| **state == CleanupState::Pending) {
+        *state = CleanupState::Left;
     }
 }
 

@@ -17,6 +17,7 @@ use crate::record::{
 use crate::task::sizing;
 use crate::time::Timestamp;
 
+use super::completion::{cleanup_command, frag_index_to_delete};
 use super::reboot::APPLICATION_TAKES;
 use super::setup::LATE_LEAD;
 use super::{Campaign, InFlight, Surroundings, Timing};
@@ -32,8 +33,8 @@ pub(super) struct Talk {
     pub(super) on_air: Option<Timestamp>,
     /// From handing the last command over to its being on air.
     pub(super) delay: Duration,
-    /// The device asked for a `FragDataBlockReceivedAns`.
-    pub(super) acknowledge: bool,
+    /// The device asked for a `FragDataBlockReceivedAns` for this `FragIndex`.
+    pub(super) acknowledge: Option<u8>,
     /// Errors the device answered to the same command.
     pub(super) errors: u8,
     /// Times the device's clock was off.
@@ -74,6 +75,8 @@ pub(super) enum Command {
     ApplicationReboot,
     /// `DevVersionReq`.
     Version,
+    /// `DevDeleteImageReq`.
+    DeleteImage,
     /// `FragSessionDeleteReq`.
     DeleteFragSession,
     /// `McGroupDeleteReq`.
@@ -90,6 +93,7 @@ impl Command {
                 | Self::RebootAt
                 | Self::ApplicationReboot
                 | Self::Version
+                | Self::DeleteImage
                 | Self::DeleteFragSession
                 | Self::DeleteGroup
         )
@@ -111,6 +115,7 @@ impl Command {
             Self::RebootAt => "DevRebootTimeReq",
             Self::ApplicationReboot => "the application's reboot downlink",
             Self::Version => "DevVersionReq",
+            Self::DeleteImage => "DevDeleteImageReq",
             Self::DeleteFragSession => "FragSessionDeleteReq",
             Self::DeleteGroup => "McGroupDeleteReq",
         }
@@ -325,7 +330,7 @@ impl Campaign {
                 talk.at_once = talk.at_once.saturating_add(1);
             }
             if command == Command::Acknowledge {
-                talk.acknowledge = false;
+                talk.acknowledge = None;
                 talk.asked = None;
             }
             if device.profile.always_class_c {
@@ -416,7 +421,7 @@ impl Campaign {
         if self
             .talks
             .get(&dev_eui)
-            .is_some_and(|talk| talk.acknowledge)
+            .is_some_and(|talk| talk.acknowledge.is_some())
         {
             return Some(Command::Acknowledge);
         }
@@ -523,12 +528,24 @@ impl Campaign {
                 let downlink = device.profile.application_reboot.as_ref()?;
                 return Some((downlink.f_port, downlink.payload.clone()));
             }
-            Command::CheckImage | Command::Reboot | Command::RebootAt | Command::Version => {
-                use firmware_management::DownlinkCommand;
+            Command::CheckImage
+            | Command::Reboot
+            | Command::RebootAt
+            | Command::Version
+            | Command::DeleteImage => {
+                use firmware_management::{DevDeleteImageReq, DownlinkCommand};
                 let package = packages.firmware_management?;
                 let command = match command {
                     Command::CheckImage => DownlinkCommand::DevUpgradeImageReq,
                     Command::Version => DownlinkCommand::DevVersionReq,
+                    Command::DeleteImage => {
+                        let mut discard = record.images.iter().flat_map(|c| &c.discard);
+                        let pending =
+                            discard.find(|(_, state)| **state == CleanupState::Pending)?;
+                        DownlinkCommand::DevDeleteImageReq(DevDeleteImageReq {
+                            firmware_to_delete_version: *pending.0,
+                        })
+                    }
                     _ => self.reboot_words(command)?,
                 };
                 command.encode(PackageVersion::V1, &mut out);
@@ -610,9 +627,12 @@ impl Campaign {
                 participants: true,
             }),
             Command::Acknowledge => {
+                let frag_index = self.talks.get(&record.dev_eui)?.acknowledge?;
                 DownlinkCommand::FragDataBlockReceivedAns(FragDataBlockReceivedAns { frag_index })
             }
-            _ => DownlinkCommand::FragSessionDeleteReq(FragSessionDeleteReq { frag_index }),
+            _ => DownlinkCommand::FragSessionDeleteReq(FragSessionDeleteReq {
+                frag_index: frag_index_to_delete(record, frag_index)?,
+            }),
         })
     }
 
@@ -674,6 +694,11 @@ impl Campaign {
                 let index = usize::from(session.record.block.frag_index);
                 // The count is kept for repeats of one set-up; a new set-up gets the next one (TS004-2.0.0 §3.2).
                 record.frag_cleanup = CleanupState::Pending;
+                if let Some(course) = &mut record.images {
+                    course
+                        .frag_sessions
+                        .remove(&session.record.block.frag_index);
+                }
                 if !record.setup.counted {
                     record.setup.counted = true;
                     if let Some(next) = status.next_session_cnt.get_mut(index) {
@@ -707,7 +732,7 @@ impl Campaign {
         );
         let noted = self.devices.get(&dev_eui).and_then(|d| d.reason);
         match command {
-            Command::DeleteFragSession | Command::DeleteGroup => {
+            Command::DeleteImage | Command::DeleteFragSession | Command::DeleteGroup => {
                 self.leave(dev_eui, command, around)
             }
             // The device may have rebooted without a word; its version will tell.
@@ -749,14 +774,4 @@ impl Campaign {
 /// with back-off takes under loss.
 pub(super) fn silence(device: &FleetDevice) -> Duration {
     (device.profile.uplink_interval * 10).max(Duration::from_secs(1800))
-}
-
-fn cleanup_command(record: &TaskDevice) -> Option<Command> {
-    if record.frag_cleanup == CleanupState::Pending {
-        Some(Command::DeleteFragSession)
-    } else if record.group_cleanup == CleanupState::Pending {
-        Some(Command::DeleteGroup)
-    } else {
-        None
-    }
 }

@@ -17,6 +17,7 @@ mod completion;
 mod control;
 mod conversation;
 mod distribution;
+mod images;
 mod kept;
 mod keys;
 mod members;
@@ -28,20 +29,20 @@ mod setup;
 mod slots;
 mod status;
 mod unicast;
+mod versions;
 mod waiting;
 mod waves;
 mod whole;
 mod windows;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 
 use crate::lorawan::identifiers::{DevEui, GatewayEui};
 use crate::record::{
     BlockParameters, Change, DeviceClass, DeviceReason, DeviceState, DistributionSession, Downlink,
-    DownlinkId, Fleet, GroupUse, Image, MulticastGroupId, NetworkRequest, SessionId, SessionPhase,
-    Sha256, SuccessCriterion, Target, Task, TaskDevice, TaskReason, TaskSnapshot, TaskState,
-    TxReport, Uplink, UplinkRef, Wave,
+    DownlinkId, Fleet, GroupUse, ImageAhead, ImageCourse, MulticastGroupId, NetworkRequest,
+    SessionId, SessionPhase, Sha256, StoredImage, SuccessCriterion, Target, Task, TaskDevice,
+    TaskReason, TaskSnapshot, TaskState, TxReport, Uplink, UplinkRef, Wave,
 };
 use crate::task::{Plan, PlannedSession, sizing};
 use crate::time::Timestamp;
@@ -62,10 +63,10 @@ pub struct Campaign {
     owner: u32,
     network: AddressSpace,
     task: Task,
-    image: Image,
-    data: Arc<[u8]>,
-    /// Patches that some sessions distribute in place of the image.
-    deltas: BTreeMap<Sha256, (Image, Arc<[u8]>)>,
+    /// The images, in order; never empty.
+    images: Vec<StoredImage>,
+    /// Patches that some sessions distribute in place of their image.
+    deltas: BTreeMap<Sha256, StoredImage>,
     devices: BTreeMap<DevEui, TaskDevice>,
     waves: Vec<Wave>,
     tally: Tally,
@@ -84,6 +85,8 @@ pub struct Campaign {
     succeeded: Vec<DevEui>,
     /// Devices that have failed and wait to be tried again.
     retrying: BTreeSet<DevEui>,
+    /// Devices of the current wave that wait for their next image to begin.
+    held_back: BTreeSet<DevEui>,
     /// Devices the task was done with lately.
     released: Vec<DevEui>,
     /// When to look after a device without having heard it.
@@ -227,10 +230,10 @@ enum InFlight {
 pub struct Order {
     /// The task; its `seed` must be set.
     pub task: Task,
-    /// Its image and the bytes.
-    pub image: (Image, Arc<[u8]>),
-    /// Patches to it that devices may be sent in its place.
-    pub deltas: Vec<(Image, Arc<[u8]>)>,
+    /// Its images, in order.
+    pub images: Vec<StoredImage>,
+    /// Patches to them that devices may be sent in their place.
+    pub deltas: Vec<StoredImage>,
     /// The groups that brought devices into it; a device added by itself is not here.
     pub groups: BTreeMap<DevEui, MulticastGroupId>,
 }
@@ -247,7 +250,7 @@ impl Campaign {
     ) -> Self {
         let Order {
             mut task,
-            image,
+            images,
             mut deltas,
             groups,
         } = order;
@@ -259,15 +262,34 @@ impl Campaign {
         task.prepare_after = Some(plan.prepare_at);
         task.deadline = Some(plan.deadline);
         task.expected_end = Some(plan.finish_at);
-        let mut devices = BTreeMap::new();
+        let several = images.len() > 1;
+        let mut devices: BTreeMap<DevEui, TaskDevice> = BTreeMap::new();
         for planned in &plan.sessions {
+            let image = images.get(usize::from(planned.image));
+            let component = image.map_or("", |(image, _)| image.component.as_str());
             for dev_eui in &planned.devices {
+                let known = fleet.get(*dev_eui);
+                let version_before = known.and_then(|d| d.status.version(component));
+                if let Some(device) = devices.get_mut(dev_eui) {
+                    let course = device.images.get_or_insert_default();
+                    course.ahead.push(ImageAhead {
+                        image: planned.image,
+                        session: planned.number,
+                        version_before,
+                    });
+                    continue;
+                }
                 let mut device = TaskDevice::new(task.id.clone(), *dev_eui, now);
                 device.group = groups.get(dev_eui).cloned();
                 device.session = Some(planned.number);
-                device.version_before = fleet
-                    .get(*dev_eui)
-                    .and_then(|d| d.status.version(&image.0.component));
+                device.version_before = version_before;
+                let packages = known.map(|d| &d.profile.packages);
+                device.images = several.then(|| {
+                    Box::new(ImageCourse {
+                        managed: packages.is_some_and(|p| p.firmware_management.is_some()),
+                        ..ImageCourse::default()
+                    })
+                });
                 device.entered.insert(DeviceState::Pending, now);
                 devices.insert(*dev_eui, device);
             }
@@ -286,17 +308,19 @@ impl Campaign {
             .map(|number| Wave {
                 task: task.id.clone(),
                 number,
-                devices: plan
-                    .sessions
-                    .iter()
-                    .filter(|s| s.wave == number)
-                    .flat_map(|s| s.devices.iter().copied())
-                    .collect(),
+                devices: plan.wave(number),
                 started_at: (number == 0).then_some(now),
                 ended_at: None,
             })
             .collect();
-        let slots = |s: &PlannedSession| Slots::choose(&s.devices, fleet);
+        let all: Vec<DevEui> = devices.keys().copied().collect();
+        let slots = |s: &PlannedSession| match several {
+            false => Slots::choose(&s.devices, fleet),
+            // What one image puts on a device the next replaces, or it is deleted by the numbers of the last.
+            true => Slots::choose(&all, fleet).for_image(&task, s.image, &s.devices, fleet),
+        };
+        let first = plan.sessions.iter().filter(|s| s.wave == 0);
+        let first = first.map(|s| s.image).min();
         let sessions = plan
             .sessions
             .iter()
@@ -307,7 +331,7 @@ impl Campaign {
                     number: s.number,
                 },
                 wave: s.wave,
-                phase: if s.wave == 0 {
+                phase: if s.wave == 0 && Some(s.image) == first {
                     windows::first_phase(s.class)
                 } else {
                     SessionPhase::Planned
@@ -337,11 +361,13 @@ impl Campaign {
                 turns: BTreeMap::new(),
                 group_use: GroupUse::default(),
                 delta: s.delta,
+                image: s.image,
+                follows: None,
             })
             .collect();
         let snapshot = TaskSnapshot {
             task,
-            image,
+            images,
             deltas,
             devices: devices.into_values().collect(),
             waves,
@@ -363,7 +389,7 @@ impl Campaign {
     pub fn restore(owner: u32, network: AddressSpace, snapshot: TaskSnapshot) -> Self {
         let TaskSnapshot {
             task,
-            image: (image, data),
+            images,
             deltas,
             devices,
             waves,
@@ -390,11 +416,11 @@ impl Campaign {
                 .filter(|d| d.retry_at.is_some())
                 .map(|d| d.dev_eui)
                 .collect(),
+            held_back: BTreeSet::new(),
             released: Vec::new(),
             due: BTreeSet::new(),
             task,
-            image,
-            data,
+            images,
             deltas: deltas.into_iter().map(|it| (it.0.sha256, it)).collect(),
             tally: tally(task_success, &devices),
             open_in_wave: 0,
@@ -418,7 +444,10 @@ impl Campaign {
         }
         campaign.count_open_in_wave();
         let all: Vec<DevEui> = campaign.devices.keys().copied().collect();
-        all.into_iter().for_each(|d| campaign.file(d));
+        for dev_eui in all {
+            campaign.file(dev_eui);
+            campaign.note_held_back(dev_eui);
+        }
         campaign.due = campaign
             .devices
             .keys()
@@ -550,6 +579,7 @@ impl Campaign {
             self.advance_session(now, number, around);
         }
         self.see_to_retries(now, around);
+        self.see_to_images(now, around);
         self.see_to_due(now, around);
         self.settle(now, around);
     }
@@ -634,19 +664,23 @@ impl Campaign {
         if !self.open.contains(&dev_eui) {
             return;
         }
+        if self.has_had_image(dev_eui, state) {
+            return self.await_next_image(now, dev_eui, &evidence);
+        }
         if self.gets_the_whole(dev_eui, state, reason) {
             return self.await_whole(now, dev_eui, reason, &evidence);
         }
         if let Some(at) = self.retry_of(now, dev_eui, state, reason) {
             return self.await_retry(dev_eui, at, reason, &evidence);
         }
+        let evidence = self.naming_the_image(dev_eui, state, evidence);
         let Some(device) = self.devices.get_mut(&dev_eui) else {
             return;
         };
         if device.retry_at.take().is_some() {
             self.retrying.remove(&dev_eui);
         }
-        device.state = state;
+        let before = std::mem::replace(&mut device.state, state);
         device.reason = reason;
         device.evidence = evidence;
         device.tries = 0;
@@ -667,7 +701,10 @@ impl Campaign {
                 self.open_in_wave = self.open_in_wave.saturating_sub(1);
             }
             self.open.remove(&dev_eui);
-            if device.is_uncleaned() {
+            self.held_back.remove(&dev_eui);
+            self.discard_images(dev_eui, before);
+            let device = self.devices.get(&dev_eui);
+            if device.is_some_and(TaskDevice::is_uncleaned) {
                 self.uncleaned.insert(dev_eui);
             } else {
                 self.released.push(dev_eui);

@@ -10,7 +10,7 @@ use crate::lorawan::identifiers::DevEui;
 use crate::record::{DeviceClass, DeviceReason, DeviceState, SetupStage, TaskState};
 use crate::time::Timestamp;
 
-use super::windows::{MAX_SESSIONS, Next};
+use super::windows::Next;
 use super::{Campaign, Surroundings};
 
 impl Campaign {
@@ -48,6 +48,7 @@ impl Campaign {
         };
         device.retries = device.retries.saturating_add(1);
         let evidence = format!("{evidence}; is tried again, {}. time", device.retries);
+        self.start_over(dev_eui);
         self.put_aside(dev_eui, at, reason, evidence);
     }
 
@@ -78,7 +79,9 @@ impl Campaign {
 
     /// When those who wait are tried again; `None` while others of their wave have no verdict.
     pub(super) fn retries_at(&self) -> Option<Timestamp> {
-        if self.retrying.is_empty() || self.open_in_wave > self.retrying.len() {
+        // Who waits for the next image waits for these, too.
+        let waiting = self.retrying.len() + self.held_back.len();
+        if self.retrying.is_empty() || self.open_in_wave > waiting {
             return None;
         }
         let devices = self.retrying.iter().filter_map(|d| self.devices.get(d));
@@ -115,7 +118,7 @@ impl Campaign {
         let start = self.setup_ends(now, devices, class, around);
         let frag_algo = session.map(|s| s.record.block.frag_algo);
         let Some(frag_algo) =
-            frag_algo.filter(|_| !self.is_beyond(start) && self.sessions.len() < MAX_SESSIONS)
+            frag_algo.filter(|_| !self.is_beyond(start) && self.has_session_left())
         else {
             for dev_eui in devices {
                 if let Some(device) = self.devices.get_mut(dev_eui) {

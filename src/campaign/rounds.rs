@@ -9,8 +9,8 @@ use crate::lorawan::PackageVersion;
 use crate::lorawan::fragmentation::{self, FragSessionStatusAns, FragSessionStatusReq};
 use crate::lorawan::identifiers::DevEui;
 use crate::record::{
-    BlockParameters, DeviceReason, DeviceState, FragAlgo, FragmentReport, PollKind, SessionPhase,
-    StatusInterpretation, Target, fragments_sent,
+    BlockParameters, DeviceReason, DeviceState, DistributionSession, FragAlgo, FragmentReport,
+    PollKind, SessionPhase, StatusInterpretation, Target, fragments_sent,
 };
 use crate::task::sizing::{self, Need};
 use crate::time::Timestamp;
@@ -34,8 +34,8 @@ pub(super) const MAX_GROUP_FRAMES: u32 = 65_000;
 const ROLL_CALL_GROUP: usize = 50;
 /// Up to so many devices are asked one by one after a repair round.
 const STRAGGLERS: usize = 24;
-/// Only of so many sessions a device may miss all that matters and get another one.
-const OTHER_SESSIONS: u16 = 3;
+/// Only of so many sessions in a row a device may miss all that matters and get another one.
+const OTHER_SESSIONS: usize = 3;
 
 impl Campaign {
     /// Who is asked after a round: large groups for their gaps, small ones all at once, and a few stragglers whose
@@ -320,7 +320,18 @@ impl Campaign {
             return false;
         };
         let heard = report.received;
-        session < OTHER_SESSIONS && (heard == 0 || heard >= run.record.block.nb_frag)
+        self.follows(&run.record) < OTHER_SESSIONS
+            && (heard == 0 || heard >= run.record.block.nb_frag)
+    }
+
+    /// How many sessions came one after the other before this one.
+    fn follows(&self, session: &DistributionSession) -> usize {
+        let before = |s: &DistributionSession| {
+            let number = s.follows.map(usize::from);
+            self.sessions.get(number?).map(|s| &s.record)
+        };
+        // Each follows one with a lower number.
+        std::iter::successors(before(session), |s| before(s)).count()
     }
 
     /// `FragSessionStatusAns`.

@@ -11,7 +11,7 @@ use crate::lorawan::multicast_setup::{self, McGroupSetupReq, McSessionAns};
 use crate::lorawan::{PackageVersion, class_b, firmware_management, fragmentation};
 use crate::record::{
     Capability, DeviceClass, DeviceReason, DeviceState, FleetDevice, FragAlgo, McGroup,
-    NetworkRequest, Package, SessionPhase, SetupStage, TaskDevice, Uplink, VersionSource,
+    NetworkRequest, Package, SessionPhase, SetupStage, TaskDevice, Uplink,
 };
 use crate::time::Timestamp;
 
@@ -69,13 +69,13 @@ impl Campaign {
         if packages.fragmentation.is_some() && !probed {
             return Some(Command::ProbeFragmentation);
         }
-        // TS006 has one version: whoever answers has it.
-        let asks_version = packages.firmware_management.is_some()
-            && device.profile.version_source == VersionSource::FirmwareManagement;
         // A device that is tried again may have rebooted since it was heard last.
-        let known = device.status.versions.get(&self.image.component);
-        let known = known.filter(|v| record.retried_at.is_none_or(|at| v.at >= at));
-        if asks_version && known.is_none() {
+        let asked = self.asked_component(record, &device.profile);
+        let is_known = |component| {
+            let known = device.status.versions.get(component);
+            known.is_some_and(|v| record.retried_at.is_none_or(|at| v.at >= at))
+        };
+        if asked.is_some_and(|component| !is_known(component)) {
             return Some(Command::Version);
         }
         if session.record.class == DeviceClass::A {

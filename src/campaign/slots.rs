@@ -6,7 +6,8 @@
 //! session keeps its numbers: what the first one put there is replaced, and one deletion is enough in the end.
 
 use crate::lorawan::identifiers::DevEui;
-use crate::record::{DistributionSession, Fleet, FleetDevice, StatusInterpretation};
+use crate::record::{DistributionSession, Fleet, InstallMode, Task};
+use crate::task::sizing::frag_sessions_at_once;
 
 /// Numbers the protocols have room for.
 const SLOTS: u8 = 4;
@@ -23,7 +24,7 @@ impl Slots {
     pub(super) fn choose(devices: &[DevEui], fleet: &Fleet) -> Self {
         let known = || devices.iter().filter_map(|dev_eui| fleet.get(*dev_eui));
         let groups = known().map(|d| d.profile.limits.max_groups).min();
-        let sessions = known().map(decoders).min();
+        let sessions = known().map(|d| frag_sessions_at_once(&d.profile)).min();
         Self {
             mc_group_id: fewest(groups, |slot| {
                 known()
@@ -38,23 +39,34 @@ impl Slots {
         }
     }
 
+    /// The numbers of a session of a task with several images: those that wait for one reboot have a `FragIndex` each,
+    /// which is their place in the task. Where devices have not as many, they keep finished blocks: the plan saw to it.
+    pub(super) fn for_image(
+        self,
+        task: &Task,
+        image: u8,
+        devices: &[DevEui],
+        fleet: &Fleet,
+    ) -> Self {
+        let known = devices.iter().filter_map(|dev_eui| fleet.get(*dev_eui));
+        let at_once = known.map(|d| frag_sessions_at_once(&d.profile));
+        let at_once = at_once.min().unwrap_or(1);
+        let together = task.images.len() > 1 && task.install == InstallMode::Together;
+        if together && usize::from(at_once) >= task.images.len() {
+            return Self {
+                frag_index: image,
+                ..self
+            };
+        }
+        self
+    }
+
     /// The numbers a session has.
     pub(super) fn of(session: &DistributionSession) -> Self {
         Self {
             mc_group_id: session.mc_group_id,
             frag_index: session.block.frag_index,
         }
-    }
-}
-
-/// `FragIndex`es that are worth something. Stacks that do not follow the book have one decoder for all of them, and one
-/// refuses an index while another is taken; a set-up of the same index always replaces what is there.
-fn decoders(device: &FleetDevice) -> u8 {
-    match device.profile.status_interpretation {
-        StatusInterpretation::Spec => device.profile.limits.max_frag_sessions,
-        StatusInterpretation::LoramacNode
-        | StatusInterpretation::LoraBasicsModem
-        | StatusInterpretation::Zephyr => 1,
     }
 }
 

@@ -4,13 +4,12 @@
 //! Who decides when its devices are free is the one who knows all tasks.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 use std::time::Duration;
 
 use crate::lorawan::identifiers::DevEui;
 use crate::record::{
-    Change, DeviceState, Held, Image, MulticastGroup, Task, TaskDevice, TaskReason, TaskSnapshot,
-    TaskState, Waiting,
+    Change, DeviceState, Held, MulticastGroup, StoredImage, Task, TaskDevice, TaskReason,
+    TaskSnapshot, TaskState, Waiting,
 };
 use crate::task::{PlanError, PlanRefusal, SkippedDevice};
 use crate::time::Timestamp;
@@ -24,8 +23,8 @@ const TRIES_AGAIN: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub struct WaitingTask {
     task: Task,
-    image: (Image, Arc<[u8]>),
-    deltas: Vec<(Image, Arc<[u8]>)>,
+    images: Vec<StoredImage>,
+    deltas: Vec<StoredImage>,
     devices: BTreeMap<DevEui, TaskDevice>,
     changed: BTreeSet<DevEui>,
     /// It could have begun and was refused for now: not before then again.
@@ -37,7 +36,7 @@ impl WaitingTask {
     pub fn enqueue(now: Timestamp, order: Order, devices: &[DevEui], waiting: Waiting) -> Self {
         let Order {
             mut task,
-            image,
+            images,
             deltas,
             groups,
         } = order;
@@ -58,7 +57,7 @@ impl WaitingTask {
             .collect();
         Self {
             task,
-            image,
+            images,
             deltas,
             changed: devices.keys().copied().collect(),
             devices,
@@ -71,7 +70,7 @@ impl WaitingTask {
         let devices = snapshot.devices.into_iter();
         Self {
             task: snapshot.task,
-            image: snapshot.image,
+            images: snapshot.images,
             deltas: snapshot.deltas,
             devices: devices.map(|d| (d.dev_eui, d)).collect(),
             changed: BTreeSet::new(),
@@ -210,7 +209,7 @@ impl WaitingTask {
         let group = |d: &TaskDevice| Some((d.dev_eui, d.group.clone()?));
         let order = Order {
             groups: self.devices.values().filter_map(group).collect(),
-            image: self.image.clone(),
+            images: self.images.clone(),
             deltas: self.deltas.clone(),
             task,
         };

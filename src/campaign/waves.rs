@@ -3,12 +3,10 @@
 
 use crate::lorawan::identifiers::DevEui;
 use crate::record::{
-    Approval, DeviceState, SessionPhase, SessionWindow, TaskReason, TaskState, ThresholdAction,
-    Wave,
+    Approval, DeviceState, SessionPhase, TaskReason, TaskState, ThresholdAction, Wave,
 };
 use crate::time::Timestamp;
 
-use super::windows::first_phase;
 use super::{Campaign, Surroundings};
 
 /// Devices with a verdict, counted.
@@ -161,26 +159,22 @@ impl Campaign {
         self.waves[number].started_at = Some(now);
         self.changed.waves = true;
         self.count_open_in_wave();
-        for session in 0..self.sessions.len() {
-            let record = &self.sessions[session].record;
-            if usize::from(record.wave) != number || record.phase != SessionPhase::Planned {
+        let records = || self.sessions.iter().map(|s| &s.record);
+        let planned: Vec<(u8, usize)> = records()
+            .filter(|s| usize::from(s.wave) == number && s.phase == SessionPhase::Planned)
+            .map(|s| (s.image, usize::from(s.id.number)))
+            .collect();
+        let first = planned.iter().map(|(image, _)| *image).min();
+        for (image, session) in planned {
+            let members: Vec<DevEui> = self.members(session).map(|d| d.dev_eui).collect();
+            if Some(image) != first {
+                members.into_iter().for_each(|d| self.note_held_back(d));
                 continue;
             }
-            let members: Vec<DevEui> = self.members(session).map(|d| d.dev_eui).collect();
-            let class = self.sessions[session].record.class;
-            let ready = self.setup_ends(now, &members, class, around);
-            let window = self.sessions[session].record.window;
-            let window = self.allowed_or_asked(SessionWindow {
-                start: window.start.max(ready),
-                ..window
-            });
-            let record = &mut self.sessions[session].record;
-            record.phase = first_phase(class);
-            record.window = window;
-            self.changed.sessions.insert(record.id.number);
-            self.request_group(session);
-            self.due
-                .extend(members.into_iter().map(|dev_eui| (now, dev_eui)));
+            let record = &self.sessions[session].record;
+            let ready = self.setup_ends(now, &members, record.class, around);
+            let start = record.window.start.max(ready);
+            self.begin_session(now, session, start);
         }
         self.enter(TaskState::Preparing);
     }

@@ -15,7 +15,10 @@ impl Campaign {
     /// empty block, which no coder takes.
     pub(super) fn data_of(&self, session: &DistributionSession) -> &[u8] {
         match session.delta {
-            None => &self.data,
+            None => self
+                .images
+                .get(usize::from(session.image))
+                .map_or(&[], |(_, data)| data),
             Some(sha256) => self.deltas.get(&sha256).map_or(&[], |(_, data)| data),
         }
     }
@@ -60,8 +63,8 @@ impl Campaign {
 
     /// Makes the record of a session one of the whole image.
     pub(super) fn carry_the_whole(&self, record: &mut DistributionSession) {
-        if let Ok(layout) = sizing::layout(self.data.len(), record.block.frag_size) {
-            record.delta = None;
+        record.delta = None;
+        if let Ok(layout) = sizing::layout(self.data_of(record).len(), record.block.frag_size) {
             record.block.nb_frag = layout.nb_frag;
             record.block.frag_size = layout.frag_size;
             record.block.padding = layout.padding;

@@ -23,9 +23,9 @@ use super::members::{Part, merged};
 use super::slots::Slots;
 use super::{Campaign, Surroundings};
 
-/// Windows and sessions a task may open after the first.
+/// Windows a session may open after the first, and sessions a task may make beside those of its plan.
 pub(super) const MAX_WINDOWS: u8 = 16;
-pub(super) const MAX_SESSIONS: usize = 32;
+const MAX_SESSIONS: usize = 32;
 /// Of the fragments a late device can still hear it is expected to lose one in so many.
 const LOST_LATER: u16 = 4;
 /// Before a device that was being set up is set up for another session: answers do not say which one they are about.
@@ -405,7 +405,7 @@ impl Campaign {
         self.move_on(now, number, vec![dev_eui], next, around);
     }
 
-    fn move_on(
+    pub(super) fn move_on(
         &mut self,
         now: Timestamp,
         number: usize,
@@ -413,7 +413,7 @@ impl Campaign {
         next: Next,
         around: &Surroundings<'_>,
     ) {
-        if self.is_beyond(next.start) || self.sessions.len() >= MAX_SESSIONS {
+        if self.is_beyond(next.start) || !self.has_session_left() {
             for dev_eui in late {
                 let evidence = format!("{}, and no later one fits", next.why);
                 if next.reason == DeviceReason::WindowClosed {
@@ -450,6 +450,7 @@ impl Campaign {
                 && fresh
                 && s.record.gateways == session.record.gateways
                 && s.record.delta == session.record.delta
+                && s.record.image == session.record.image
                 && Slots::of(&s.record) == Slots::of(&session.record)
                 && self::kind(&s.record, s.record.block.frag_algo) == kind
         });
@@ -469,6 +470,29 @@ impl Campaign {
                 self.due.insert((now + ANSWERS_SETTLE, *dev_eui));
             }
         }
+    }
+
+    /// Another session may be made.
+    pub(super) fn has_session_left(&self) -> bool {
+        let made = self.sessions.iter().filter(|s| s.record.follows.is_some());
+        made.count() < MAX_SESSIONS
+    }
+
+    /// Begins a session that was planned and waited, with its window at `start` or when it is allowed.
+    pub(super) fn begin_session(&mut self, now: Timestamp, number: usize, start: Timestamp) {
+        let Some(session) = self.sessions.get(number).map(|s| &s.record) else {
+            return;
+        };
+        let (window, class) = (session.window, session.class);
+        let window = self.allowed_or_asked(SessionWindow { start, ..window });
+        let members: Vec<DevEui> = self.members(number).map(|d| d.dev_eui).collect();
+        let record = &mut self.sessions[number].record;
+        record.phase = first_phase(class);
+        record.window = window;
+        self.changed.sessions.insert(record.id.number);
+        self.request_group(number);
+        self.due
+            .extend(members.into_iter().map(|dev_eui| (now, dev_eui)));
     }
 
     /// Adds a session like another one; a `whole` one carries the image where that one had a patch.
@@ -492,6 +516,7 @@ impl Campaign {
         record.rounds.clear();
         record.airtime_us.clear();
         record.group_use = GroupUse::default();
+        record.follows = Some(self.sessions[number].record.id.number);
         if whole {
             self.carry_the_whole(&mut record);
         }

@@ -35,9 +35,9 @@ macro_rules! proto_enums {
 
 proto_enums! {
     ByteOrder CleanupState DeviceClass DeviceReason DistributionSessionReason
-    DistributionSessionState FCntReset FragAlgo GatewayState ImageContainer KeyKind LeftoverKind LorawanVersion
+    DistributionSessionState FCntReset FragAlgo GatewayState ImageContainer InstallMode KeyKind LeftoverKind LorawanVersion
     MemberState MulticastRootKey PlanProblemReason RebootMode Region ReleaseState RolloutPurpose RolloutState StatusInterpretation
-    SuccessCriterion TaskDeviceState TaskReason TaskState ThresholdAction TrustedKeyState Verdict VersionEvidence
+    SuccessCriterion TaskDeviceImageState TaskDeviceState TaskReason TaskState ThresholdAction TrustedKeyState Verdict VersionEvidence
     WaveApproval WaveState Weekday
 }
 

@@ -7,7 +7,7 @@ use super::{
     AirLedger, Device, DeviceKeys, DeviceProfile, DeviceSettings, DeviceStatus,
     DistributionSession, Gateway, GatewaySettings, GatewayStatus, Image, ImagePolicy, JoinState,
     McGroup, MulticastGroup, MulticastGroupId, ProfileId, Rollout, RolloutId, Session, SessionId,
-    Sha256, Task, TaskDevice, TaskId, TenantId, TrustedKey, Wave,
+    Sha256, StoredImage, Task, TaskDevice, TaskId, TenantId, TrustedKey, Wave,
 };
 use crate::lorawan::identifiers::{DevEui, GatewayEui};
 use crate::time::Timestamp;
@@ -104,10 +104,10 @@ pub struct Snapshot {
 pub struct TaskSnapshot {
     /// The task.
     pub task: Task,
-    /// Its image and the bytes.
-    pub image: (Image, Arc<[u8]>),
-    /// Patches some of its devices are sent in place of the image.
-    pub deltas: Vec<(Image, Arc<[u8]>)>,
+    /// Its images, in order.
+    pub images: Vec<StoredImage>,
+    /// Patches some of its devices are sent in place of an image.
+    pub deltas: Vec<StoredImage>,
     /// Its devices.
     pub devices: Vec<TaskDevice>,
     /// Its waves.

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -61,6 +62,9 @@ impl<'de> Deserialize<'de> for Sha256 {
             .map_err(serde::de::Error::custom)
     }
 }
+
+/// An image and its bytes.
+pub type StoredImage = (Image, Arc<[u8]>);
 
 /// Metadata of an image; its bytes are read apart.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

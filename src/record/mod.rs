@@ -20,6 +20,7 @@ mod rules;
 mod session;
 mod task;
 mod task_device;
+mod task_images;
 mod trust;
 mod wave;
 
@@ -39,6 +40,7 @@ pub use gateway::{
 };
 pub use image::{
     Delta, Image, ImageContainer, ImageFacts, ImageSignature, Release, ReleaseState, Sha256,
+    StoredImage,
 };
 pub use multicast_group::{DeviceClass, MulticastGroup};
 pub use radio::{
@@ -63,6 +65,7 @@ pub use task_device::{
     CleanupState, DeviceReason, DeviceState, FragmentReport, SetupStage, TaskDevice,
     UnicastFragments,
 };
+pub use task_images::{ImageAhead, ImageCourse, ImageDone, InstallMode, MAX_IMAGES};
 pub use trust::{ImagePolicy, TrustedKey};
 pub use wave::{Approval, ThresholdAction, Thresholds, Wave, WavePolicy};
 

@@ -75,9 +75,15 @@ pub struct DistributionSession {
     /// Who holds the key of its group, and whose it was before.
     #[serde(default)]
     pub group_use: GroupUse,
-    /// The patch it distributes; `None`: the image of the task.
+    /// The patch it distributes; `None`: its image itself.
     #[serde(default)]
     pub delta: Option<Sha256>,
+    /// The image it is for: its place among those of the task, from 0.
+    #[serde(default)]
+    pub image: u8,
+    /// Number of the session it takes the place of for some devices.
+    #[serde(default)]
+    pub follows: Option<u16>,
 }
 
 /// What decides whether the group of a session can be left on its devices for a later one.

@@ -7,8 +7,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    DeviceClass, FragAlgo, MulticastGroup, MulticastGroupId, Sha256, TaskRules, TenantId,
-    Thresholds, WavePolicy,
+    DeviceClass, FragAlgo, InstallMode, MulticastGroup, MulticastGroupId, Sha256, TaskRules,
+    TenantId, Thresholds, WavePolicy,
 };
 use crate::lorawan::class_b::PingSlotPeriodicity;
 use crate::lorawan::keys::Key128;
@@ -34,7 +34,7 @@ pub struct Task {
     pub id: TaskId,
     /// Free text for people.
     pub display_name: String,
-    /// What to distribute; exactly one image.
+    /// What to distribute, in this order: 1 to [`MAX_IMAGES`](super::MAX_IMAGES).
     pub images: Vec<Sha256>,
     /// Groups whose members are taken in at the start.
     pub groups: Vec<MulticastGroupId>,
@@ -103,9 +103,12 @@ pub struct Task {
     /// Retries, calendar and tags.
     #[serde(default)]
     pub rules: Box<TaskRules>,
-    /// Patches to its image that devices get whose version they fit; chosen at the start.
+    /// Patches to its images that devices get whose version they fit; chosen at the start.
     #[serde(default)]
     pub deltas: Vec<Sha256>,
+    /// How several images come to run.
+    #[serde(default)]
+    pub install: InstallMode,
 }
 
 /// A task that was started while other tasks held its devices.

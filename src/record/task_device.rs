@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{MulticastGroupId, SuccessCriterion, TaskId};
+use super::{ImageCourse, MulticastGroupId, SuccessCriterion, TaskId};
 use crate::lorawan::identifiers::DevEui;
 use crate::time::Timestamp;
 
@@ -71,6 +71,9 @@ pub struct TaskDevice {
     /// It had no use for the patch it was sent, and is to get the whole image.
     #[serde(default)]
     pub whole: bool,
+    /// How far it is with several images; `None` where the task has one.
+    #[serde(default)]
+    pub images: Option<Box<ImageCourse>>,
 }
 
 impl TaskDevice {
@@ -103,6 +106,7 @@ impl TaskDevice {
             retry_at: None,
             retried_at: None,
             whole: false,
+            images: None,
         }
     }
 
@@ -118,7 +122,10 @@ impl TaskDevice {
 
     /// Something of the task is to be deleted from it.
     pub fn is_uncleaned(&self) -> bool {
-        self.frag_cleanup == CleanupState::Pending || self.group_cleanup == CleanupState::Pending
+        let beside = self.images.as_ref().is_some_and(|c| c.is_uncleaned());
+        beside
+            || self.frag_cleanup == CleanupState::Pending
+            || self.group_cleanup == CleanupState::Pending
     }
 
     /// The task, while it is active, still has something to do with it: no other task may have it.

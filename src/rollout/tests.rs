@@ -42,6 +42,7 @@ fn task(id: &TaskId, state: TaskState) -> Task {
         id: id.clone(),
         display_name: String::new(),
         images: vec![],
+        install: Default::default(),
         groups: vec![],
         success: SuccessCriterion::Running,
         reboot: RebootMode::None,

@@ -9,8 +9,8 @@ use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use crate::lorawan::identifiers::{DevEui, GatewayEui};
 use crate::network::{NetworkCounters, TransportCounters};
 use crate::record::{
-    Change, DeviceKeys, DeviceProfile, DeviceSettings, GatewaySettings, Image, JoinState,
-    MulticastGroup, ProfileId, Session, Task, TaskId, TenantId, Uplink,
+    Change, DeviceKeys, DeviceProfile, DeviceSettings, GatewaySettings, JoinState, MulticastGroup,
+    ProfileId, Session, StoredImage, Task, TaskId, TenantId, Uplink,
 };
 use crate::task::PlanError;
 
@@ -33,10 +33,10 @@ pub enum Command {
     StartTask {
         /// The draft with its `seed` set.
         task: Box<Task>,
-        /// Its image.
-        image: (Image, Arc<[u8]>),
-        /// Patches to it that devices may be sent in its place.
-        deltas: Vec<(Image, Arc<[u8]>)>,
+        /// Its images, in order.
+        images: Vec<StoredImage>,
+        /// Patches to them that devices may be sent in their place.
+        deltas: Vec<StoredImage>,
         /// Its devices; members of its groups are added.
         devices: Vec<DevEui>,
         /// The groups it names.
@@ -46,10 +46,10 @@ pub enum Command {
     QueueTask {
         /// The draft with its `seed` set.
         task: Box<Task>,
-        /// Its image.
-        image: (Image, Arc<[u8]>),
-        /// Patches to it that devices may be sent in its place.
-        deltas: Vec<(Image, Arc<[u8]>)>,
+        /// Its images, in order.
+        images: Vec<StoredImage>,
+        /// Patches to them that devices may be sent in their place.
+        deltas: Vec<StoredImage>,
         /// Its devices; members of its groups are added.
         devices: Vec<DevEui>,
         /// The groups it names.

@@ -14,8 +14,8 @@ use crate::lorawan::{clock_sync, firmware_management, fragmentation, multicast_s
 use crate::network::{DeviceLink, Network, NetworkCommand, NetworkEvent};
 use crate::record::{
     Change, DeviceProfile, FCntReset, Fleet, FleetDevice, GatewaySettings, Heard, Image, Link,
-    MulticastGroup, MulticastGroupId, NetworkRequest, Package, Snapshot, Task, TaskId, TaskReason,
-    TaskState, TxReport, Uplink, Waiting,
+    MulticastGroup, MulticastGroupId, NetworkRequest, Package, Snapshot, StoredImage, Task, TaskId,
+    TaskReason, TaskState, TxReport, Uplink, Waiting,
 };
 use crate::task::clock::clock_off_us;
 use crate::task::{Plan, PlanError, PlanRequest, plan};
@@ -508,12 +508,12 @@ impl<N: Network> Engine<N> {
             }
             Command::StartTask {
                 task,
-                image,
+                images,
                 deltas,
                 devices,
                 groups,
             } => {
-                let (order, devices) = order(*task, (image, deltas), devices, &groups);
+                let (order, devices) = order(*task, (images, deltas), devices, &groups);
                 for dev_eui in &devices {
                     self.refuse_busy(*dev_eui)?;
                 }
@@ -521,12 +521,12 @@ impl<N: Network> Engine<N> {
             }
             Command::QueueTask {
                 task,
-                image,
+                images,
                 deltas,
                 devices,
                 groups,
             } => {
-                let (order, devices) = order(*task, (image, deltas), devices, &groups);
+                let (order, devices) = order(*task, (images, deltas), devices, &groups);
                 self.begin_or_wait(now, order, &devices, groups, turn)
             }
             Command::DescribeTask {
@@ -710,6 +710,7 @@ impl<N: Network> Engine<N> {
         let heard = heard
             .filter_map(|(eui, gateway)| Some((*eui, gateway.seen?)))
             .collect();
+        let images: Vec<&Image> = order.images.iter().map(|(image, _)| image).collect();
         let deltas: Vec<&Image> = order.deltas.iter().map(|(delta, _)| delta).collect();
         let request = PlanRequest {
             deltas: &deltas,
@@ -718,7 +719,7 @@ impl<N: Network> Engine<N> {
             clocks: &self.network.clock_readings(),
             now,
             task: &order.task,
-            image: &order.image.0,
+            images: &images,
             devices: members,
             groups,
             gateways: &gateways,
@@ -773,13 +774,10 @@ impl<N: Network> Engine<N> {
     }
 }
 
-/// An image and its bytes.
-type StoredImage = (Image, Arc<[u8]>);
-
 /// What a start asks for, and whom for: the devices it names, and the members of its groups.
 fn order(
     task: Task,
-    (image, deltas): (StoredImage, Vec<StoredImage>),
+    (images, deltas): (Vec<StoredImage>, Vec<StoredImage>),
     mut devices: Vec<DevEui>,
     groups: &[MulticastGroup],
 ) -> (Order, Vec<DevEui>) {
@@ -795,7 +793,7 @@ fn order(
     devices.dedup();
     let order = Order {
         task,
-        image,
+        images,
         deltas,
         groups: brought,
     };

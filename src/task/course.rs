@@ -14,9 +14,9 @@ use super::air::{self, GatewayAir, Sender, Sending};
 use super::calendar;
 use super::link::{self, covering_gateways};
 use super::outlook::{self, Prospect, Span};
-use super::plan::{
-    Forecast, PlanError, PlanRefusal, PlanRequest, PlannedSession, SessionKey, Start,
-};
+use super::place::SessionKey;
+use super::plan::{Forecast, PlanError, PlanRefusal, PlanRequest, PlannedSession};
+use super::plan_session::Start;
 use super::rates::{self, RateCost};
 use super::sizing;
 use super::unicast::{self, Unicast};
@@ -76,7 +76,12 @@ impl<'a> Course<'a> {
         }
     }
 
-    /// Runs the sessions of a wave side by side, and writes down what is to be expected of each.
+    /// A wave is over: the next one begins after the pause between them.
+    pub(super) fn end_wave(&mut self) {
+        self.begins += self.request.task.waves.pause_between;
+    }
+
+    /// Runs the sessions of a wave for one image side by side, and writes down what is to be expected of each.
     pub(super) fn run(
         &mut self,
         sessions: &mut [PlannedSession],
@@ -127,7 +132,7 @@ impl<'a> Course<'a> {
             expected: verdicts.expected,
             high: verdicts.high + late,
         };
-        self.begins = self.finish.expected + self.request.task.waves.pause_between;
+        self.begins = self.finish.expected;
         Ok(())
     }
 
@@ -187,7 +192,7 @@ impl<'a> Course<'a> {
             .region
             .data_rate(3, Direction::Uplink)
             .map(|rate| Duration::from_micros(rate.time_on_air_us(30, Direction::Uplink).into()));
-        let reboot_after = match (task.success, task.reboot) {
+        let reboot_after = match (start.success, task.reboot) {
             (SuccessCriterion::Running, RebootMode::Countdown { after }) => after,
             _ => Duration::ZERO,
         };
@@ -212,7 +217,7 @@ impl<'a> Course<'a> {
                 task.options.max_redundancy_percent,
             ),
             block_ack_delay: session.block.block_ack_delay,
-            success: task.success,
+            success: start.success,
             reboot_after,
             prepare_at: start.prepare_at,
             window_start: session.window.start,
@@ -267,15 +272,16 @@ impl<'a> Course<'a> {
     }
 
     /// What the plan takes of each gateway's air, multicast and unicast.
-    pub(super) fn air(
-        &self,
-        sessions: &[PlannedSession],
-        devices: &[&FleetDevice],
-    ) -> Vec<GatewayAir> {
+    pub(super) fn air(&self, sessions: &[PlannedSession]) -> Vec<GatewayAir> {
         let request = self.request;
         let length = self.finish.expected.since(self.prepare_at);
         let share = |gateway| air::share_of(request.gateways, gateway);
-        let unicast = Unicast::of(devices.iter().copied(), &self.usable, request.task.success);
+        let mut unicast = Unicast::default();
+        for session in sessions {
+            let devices = session.devices.iter().filter_map(|d| self.by_eui.get(d));
+            let success = request.success_of(session.image);
+            unicast.add(devices.copied(), &self.usable, success);
+        }
         let mut rows: BTreeMap<(GatewayEui, u8), GatewayAir> = BTreeMap::new();
         for row in unicast.air(request.ledgers, request.now, length, share) {
             rows.insert((row.gateway, row.sub_band.id), row);
@@ -379,7 +385,7 @@ fn settled(key: SessionKey) -> SessionKey {
 }
 
 fn cost(request: &PlanRequest<'_>, key: &SessionKey, devices: &[&FleetDevice]) -> RateCost {
-    let length = usize::try_from(request.size_of(key.delta)).unwrap_or(usize::MAX);
+    let length = usize::try_from(request.size_of(key.image, key.delta)).unwrap_or(usize::MAX);
     let Ok(layout) = sizing::layout(length, key.frag_size) else {
         return IMPOSSIBLE;
     };

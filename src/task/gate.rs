@@ -5,6 +5,7 @@
 
 use crate::record::{DeviceReason, FleetDevice, Image, ReleaseState};
 
+use super::needs::Need;
 use super::plan::{PlanError, PlanRequest, SkippedDevice};
 
 /// Why an image does not fit a device.
@@ -16,12 +17,10 @@ pub(super) struct Unfit {
     pub(super) evidence: String,
 }
 
-/// The image is for nobody: withdrawn, or a patch, which goes to devices in place of the image it makes.
-pub(super) fn image(request: &PlanRequest<'_>) -> Result<(), PlanError> {
-    let message = match &request.image.facts.delta {
-        _ if request.image.release.state == ReleaseState::Withdrawn => {
-            "the image is withdrawn".to_owned()
-        }
+/// An image is for nobody: withdrawn, or a patch, which goes to devices in place of the image it makes.
+pub(super) fn image(image: &Image) -> Result<(), PlanError> {
+    let message = match &image.facts.delta {
+        _ if image.release.state == ReleaseState::Withdrawn => "the image is withdrawn".to_owned(),
         Some(delta) => format!(
             "the image is a delta: name the one it makes, {}",
             delta.target
@@ -35,8 +34,12 @@ pub(super) fn image(request: &PlanRequest<'_>) -> Result<(), PlanError> {
 }
 
 /// The first rule that keeps the image of a task off a device; `None`: it fits.
-pub(super) fn unfit(request: &PlanRequest<'_>, device: &FleetDevice) -> Option<Unfit> {
-    let image = request.image;
+pub(super) fn unfit(
+    request: &PlanRequest<'_>,
+    need: &Need<'_>,
+    device: &FleetDevice,
+) -> Option<Unfit> {
+    let image = need.image;
     let (component, target) = (&image.component, image.target_version);
     let not = |field, reason, evidence: String| {
         Some(Unfit {
@@ -65,7 +68,7 @@ pub(super) fn unfit(request: &PlanRequest<'_>, device: &FleetDevice) -> Option<U
         let reason = DeviceReason::NotReleased;
         return not("allowed_devices", reason, evidence.to_owned());
     }
-    let running = device.status.version(component);
+    let running = need.running;
     if let Some(evidence) = wrong_source(image, running) {
         return not("source_versions", DeviceReason::SourceVersion, evidence);
     }
@@ -129,10 +132,14 @@ pub(super) fn devices(
 }
 
 /// The smallest patch that turns what a device runs into the image, if its boot loader applies patches.
-pub(super) fn delta<'a>(request: &PlanRequest<'a>, device: &FleetDevice) -> Option<&'a Image> {
-    let image = request.image;
+pub(super) fn delta<'a>(
+    request: &PlanRequest<'a>,
+    need: &Need<'_>,
+    device: &FleetDevice,
+) -> Option<&'a Image> {
+    let image = need.image;
     let part = device.profile.component(&image.component)?;
-    let running = device.status.version(&image.component)?;
+    let running = need.running?;
     let fits = |delta: &&Image| {
         delta.release.allows(device.settings.dev_eui)
             && delta

@@ -3,31 +3,31 @@
 //! It groups devices into distribution sessions, chooses data rate, block and window, estimates frames, air time and
 //! finish, and names every reason why the task or a device cannot be served. It changes nothing.
 
-use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use crate::erasure::{BlockLayout, BlockSize, ParameterError};
+use crate::erasure::BlockSize;
+use crate::lorawan::PackageVersion;
 use crate::lorawan::class_b::PingSlotPeriodicity;
-use crate::lorawan::frame::Direction;
 use crate::lorawan::identifiers::{DevEui, GatewayEui};
 use crate::lorawan::region::Region;
-use crate::lorawan::{PackageVersion, fragmentation, multicast_setup};
 use crate::record::{
-    AirLedger, BlockParameters, ClockReading, DeviceClass, DeviceProfile, DeviceReason,
-    FleetDevice, FragAlgo, GatewaySettings, Image, MulticastGroup, RebootMode, SessionWindow,
-    Sha256, SuccessCriterion, Task, VersionSource,
+    AirLedger, BlockParameters, ClockReading, DeviceClass, DeviceReason, FleetDevice, FragAlgo,
+    GatewaySettings, Image, InstallMode, MulticastGroup, RebootMode, SessionWindow, Sha256,
+    SuccessCriterion, Task,
 };
 use crate::time::Timestamp;
 
-use super::air::{self, GatewayAir};
+use super::air::GatewayAir;
 use super::calendar;
 use super::course::{Course, with_rates};
 use super::outlook::{self, SessionOutlook, Span};
+use super::place::{self, SessionKey};
+use super::plan_session::{Start, session};
 use super::unicast::{self, Unicast};
 use super::waits::all_within;
 use super::waves::waves;
-use super::{checks, gate, link, sizing};
+use super::{checks, gate, needs, sizing};
 
 pub use super::link::{covering_gateways, turns};
 
@@ -38,9 +38,9 @@ pub struct PlanRequest<'a> {
     pub now: Timestamp,
     /// The order.
     pub task: &'a Task,
-    /// Its image.
-    pub image: &'a Image,
-    /// Patches to it that devices may be sent in its place.
+    /// Its images, in order.
+    pub images: &'a [&'a Image],
+    /// Patches to them that devices may be sent in their place.
     pub deltas: &'a [&'a Image],
     /// Its devices, those of its groups included.
     pub devices: Vec<&'a FleetDevice>,
@@ -120,8 +120,10 @@ pub struct PlannedSession {
     pub distribution: Duration,
     /// What is to be expected of it.
     pub outlook: SessionOutlook,
-    /// The patch it distributes; `None`: the image of the task.
+    /// The patch it distributes; `None`: its image itself.
     pub delta: Option<Sha256>,
+    /// Its image: the place among those of the task, from 0.
+    pub image: u8,
 }
 
 /// An expected figure and the range nine runs in ten fall into.
@@ -205,38 +207,20 @@ pub enum PlanRefusal {
     NotTrusted,
 }
 
-/// Devices that can share frames: same region, packages, code and fragment size.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct SessionKey {
-    pub(super) region: Region,
-    pub(super) class: DeviceClass,
-    pub(super) multicast_version: PackageVersion,
-    pub(super) fragmentation_version: PackageVersion,
-    pub(super) frag_port: u8,
-    pub(super) data_rate: u8,
-    /// Somebody asked for that data rate; else the planner chooses.
-    pub(super) rate_asked: bool,
-    pub(super) frequency_hz: u32,
-    pub(super) frag_size: u8,
-    /// Most the decoder takes.
-    pub(super) max_frag_size: u8,
-    /// Another code comes first: who refuses it goes on in a later session.
-    pub(super) frag_algo: Reverse<FragAlgo>,
-    /// The patch these devices are sent in place of the image.
-    pub(super) delta: Option<Sha256>,
-    pub(super) descriptor: [u8; 4],
-}
-
 /// Makes the forecast.
 pub fn plan(request: &PlanRequest<'_>) -> Result<Plan, PlanError> {
     check_order(request)?;
-    gate::image(request)?;
+    request
+        .images
+        .iter()
+        .try_for_each(|image| gate::image(image))?;
+    needs::check(request.task, request.images)?;
     let mut skipped = Vec::new();
-    let mut placed: BTreeMap<DevEui, (SessionKey, &FleetDevice)> = BTreeMap::new();
+    let mut placed = Placed::new();
     for device in &request.devices {
-        match place(request, device)? {
-            Ok(key) => {
-                placed.insert(device.settings.dev_eui, (key, device));
+        match place::places(request, device)? {
+            Ok(keys) => {
+                placed.insert(device.settings.dev_eui, (keys, device));
             }
             Err(skip) => skipped.push(skip),
         }
@@ -245,37 +229,7 @@ pub fn plan(request: &PlanRequest<'_>) -> Result<Plan, PlanError> {
         .task
         .prepare_after
         .map_or(request.now, |after| after.max(request.now));
-    let served: Vec<DevEui> = placed.keys().copied().collect();
-    let mut planned = Vec::new();
-    let mut course = Course::new(request, prepare_at);
-    for wave in waves(&request.task.waves, &served) {
-        let members: Vec<(SessionKey, &FleetDevice)> = wave
-            .iter()
-            .filter_map(|dev_eui| placed.get(dev_eui).copied())
-            .collect();
-        let sessions = with_rates(request, &course.usable, members);
-        let devices = || sessions.values().flatten().copied();
-        let unicast = Unicast::of(devices(), &course.usable, request.task.success);
-        let budget = unicast.setup_time(request.ledgers, request.now);
-        let start = Start {
-            wave: next_wave(&planned),
-            prepare_at: course.begins,
-            setup: setup_time(devices()).max(budget),
-            window: course.window_start.take(),
-        };
-        let mut of_wave = Vec::new();
-        for (key, devices) in sessions {
-            let made = session(request, key, &devices, &start, &course.usable, &mut skipped)?;
-            of_wave.extend(made);
-        }
-        course.run(&mut of_wave, &start)?;
-        course.keep_to_calendar(&of_wave);
-        planned.extend(of_wave);
-    }
-    // Sessions left without devices were dropped: numbers stay dense.
-    for (number, session) in (0u16..).zip(&mut planned) {
-        session.number = number;
-    }
+    let (mut course, planned) = lay_out(request, &mut placed, prepare_at, &mut skipped)?;
     if planned.is_empty() && skipped.iter().all(|s| s.evidence.ends_with(UNNUMBERED)) {
         return Err(nothing_left(request, skipped));
     }
@@ -287,28 +241,20 @@ pub fn plan(request: &PlanRequest<'_>) -> Result<Plan, PlanError> {
         course.reboots_at(at, completion_time(request));
     }
     let finish = course.finish;
-    let slack = slack(request) * u32::from(next_wave(&planned)) + again(&planned);
-    let slack = slack + checks::longest_paced(&planned) + retries(request, &planned);
-    let deadline = match request.task.deadline {
-        Some(deadline) => deadline,
-        // Nineteen runs in twenty end before the high end; the slack is for the twentieth and for faults.
-        None => {
-            let (end, calendar) = (
-                finish.expected.max(finish.high),
-                &request.task.rules.calendar,
-            );
-            calendar::after_open(calendar, end, slack).unwrap_or(end + slack)
-        }
-    };
+    let deadline = request
+        .task
+        .deadline
+        .unwrap_or_else(|| default_deadline(request, &planned, finish));
     checks::deadline(&planned, finish, deadline)?;
-    let members = planned.iter().flat_map(|s| &s.devices);
+    let members: BTreeSet<DevEui> = planned.iter().flat_map(|s| &s.devices).copied().collect();
     let known: Vec<&FleetDevice> = members
+        .iter()
         .filter_map(|d| placed.get(d).map(|(_, device)| *device))
         .collect();
     let offline = checks::gateways(request, &known, &course.usable)?;
     checks::clock(request, &planned)?;
     Ok(Plan {
-        air: course.air(&planned, &known),
+        air: course.air(&planned),
         unheard: known.iter().filter(|d| d.status.links.is_empty()).count(),
         offline,
         sessions: planned,
@@ -320,12 +266,111 @@ pub fn plan(request: &PlanRequest<'_>) -> Result<Plan, PlanError> {
     })
 }
 
+/// The devices served, with the sessions they belong to.
+type Placed<'a> = BTreeMap<DevEui, (Vec<SessionKey>, &'a FleetDevice)>;
+
+/// Lays the sessions out in time, wave after wave and in each of them image after image. Devices for which that shows
+/// that they cannot be served join those skipped: for one image as for all, so that it is done anew without them.
+fn lay_out<'a>(
+    request: &'a PlanRequest<'a>,
+    placed: &mut Placed<'a>,
+    prepare_at: Timestamp,
+    skipped: &mut Vec<SkippedDevice>,
+) -> Result<(Course<'a>, Vec<PlannedSession>), PlanError> {
+    loop {
+        let mut left_out = Vec::new();
+        let laid_out = lay_out_once(request, placed, prepare_at, &mut left_out)?;
+        let before = placed.len();
+        for skip in left_out {
+            if placed.remove(&skip.dev_eui).is_some() {
+                skipped.push(skip);
+            }
+        }
+        // Each time there are fewer devices.
+        if request.images.len() < 2 || placed.len() == before {
+            return Ok(laid_out);
+        }
+    }
+}
+
+fn lay_out_once<'a>(
+    request: &'a PlanRequest<'a>,
+    placed: &Placed<'a>,
+    prepare_at: Timestamp,
+    skipped: &mut Vec<SkippedDevice>,
+) -> Result<(Course<'a>, Vec<PlannedSession>), PlanError> {
+    let served: Vec<DevEui> = placed.keys().copied().collect();
+    let mut planned = Vec::new();
+    let mut course = Course::new(request, prepare_at);
+    for wave in waves(&request.task.waves, &served) {
+        let number = next_wave(&planned);
+        for (image, _) in (0u8..).zip(request.images) {
+            let members: Vec<(SessionKey, &FleetDevice)> = wave
+                .iter()
+                .filter_map(|dev_eui| {
+                    let (keys, device) = placed.get(dev_eui)?;
+                    let key = keys.iter().find(|key| key.image == image)?;
+                    Some((*key, *device))
+                })
+                .collect();
+            if members.is_empty() {
+                continue;
+            }
+            let sessions = with_rates(request, &course.usable, members);
+            let devices = || sessions.values().flatten().copied();
+            let success = request.success_of(image);
+            let unicast = Unicast::of(devices(), &course.usable, success);
+            let budget = unicast.setup_time(request.ledgers, request.now);
+            let start = Start {
+                wave: number,
+                prepare_at: course.begins,
+                setup: setup_time(devices()).max(budget),
+                window: course.window_start.take(),
+                success,
+            };
+            let mut side_by_side = Vec::new();
+            for (key, devices) in sessions {
+                let made = session(request, key, &devices, &start, &course.usable, skipped)?;
+                side_by_side.extend(made);
+            }
+            course.run(&mut side_by_side, &start)?;
+            course.keep_to_calendar(&side_by_side);
+            planned.extend(side_by_side);
+        }
+        course.end_wave();
+    }
+    // Sessions left without devices were dropped: numbers stay dense.
+    for (number, session) in (0u16..).zip(&mut planned) {
+        session.number = number;
+    }
+    Ok((course, planned))
+}
+
+/// When a task gives up whose order does not say. Nineteen runs in twenty end before the high end; the slack is for the
+/// twentieth and for faults.
+fn default_deadline(
+    request: &PlanRequest<'_>,
+    planned: &[PlannedSession],
+    finish: Span,
+) -> Timestamp {
+    let rounds: BTreeSet<(u16, u8)> = planned.iter().map(|s| (s.wave, s.image)).collect();
+    let rounds = u32::try_from(rounds.len()).unwrap_or(u32::MAX);
+    let slack = slack(request) * rounds + again(planned);
+    let slack = slack + checks::longest_paced(planned) + retries(request, planned);
+    let (end, calendar) = (
+        finish.expected.max(finish.high),
+        &request.task.rules.calendar,
+    );
+    calendar::after_open(calendar, end, slack).unwrap_or(end + slack)
+}
+
 /// Nobody can be served: because the image is too large, or for many reasons.
 fn nothing_left(request: &PlanRequest<'_>, skipped: Vec<SkippedDevice>) -> PlanError {
     let too_large = !skipped.is_empty() && skipped.iter().all(|s| s.evidence.ends_with(UNNUMBERED));
     if !too_large {
         return PlanError::NoDevices(skipped);
     }
+    let sizes = request.images.iter().map(|image| image.size_bytes);
     PlanError::Refused {
         refusal: PlanRefusal::ImageTooLarge,
         field: match request.task.options.frag_size {
@@ -334,24 +379,42 @@ fn nothing_left(request: &PlanRequest<'_>, skipped: Vec<SkippedDevice>) -> PlanE
         },
         message: format!(
             "{} bytes are more than {} fragments{UNNUMBERED}",
-            request.image.size_bytes,
+            sizes.max().unwrap_or_default(),
             sizing::MAX_N
         ),
     }
 }
 
 /// How the evidence of devices ends whose data rate would need too many fragments.
-const UNNUMBERED: &str = ", and TS004 can number no more";
+pub(super) const UNNUMBERED: &str = ", and TS004 can number no more";
 
 impl PlanRequest<'_> {
-    /// Bytes of a patch of the task, or of its image.
-    pub(super) fn size_of(&self, delta: Option<Sha256>) -> u32 {
+    /// Bytes of a patch of the task, or of the image at this place.
+    pub(super) fn size_of(&self, image: u8, delta: Option<Sha256>) -> u32 {
         let patch = self.deltas.iter().find(|d| Some(d.sha256) == delta);
-        patch.map_or(self.image, |patch| patch).size_bytes
+        let image = self.images.get(usize::from(image));
+        patch.or(image).map_or(0, |it| it.size_bytes)
+    }
+
+    /// What devices come to with an image: those that wait for one reboot with the others are only checked.
+    pub(super) fn success_of(&self, image: u8) -> SuccessCriterion {
+        let last = usize::from(image) + 1 >= self.images.len();
+        let waits = !last && self.task.install == InstallMode::Together;
+        match self.task.success {
+            SuccessCriterion::Running if waits => SuccessCriterion::Verified,
+            success => success,
+        }
     }
 }
 
 impl Plan {
+    /// The devices of a wave.
+    pub fn wave(&self, number: u16) -> Vec<DevEui> {
+        let of_wave = self.sessions.iter().filter(|s| s.wave == number);
+        let devices: BTreeSet<DevEui> = of_wave.flat_map(|s| s.devices.iter().copied()).collect();
+        devices.into_iter().collect()
+    }
+
     /// Devices served with another code than the one that was asked for, since their profiles do not claim it.
     pub fn devices_without(&self, asked: FragAlgo) -> usize {
         let others = self.sessions.iter().filter(|s| s.block.frag_algo != asked);
@@ -382,7 +445,10 @@ fn check_order(request: &PlanRequest<'_>) -> Result<(), PlanError> {
             message: message.to_owned(),
         })
     };
-    if request.image.size_bytes == 0 {
+    if request.images.is_empty() {
+        return fail("images", "missing");
+    }
+    if request.images.iter().any(|image| image.size_bytes == 0) {
         return fail("images", "the image is empty");
     }
     if task.options.frag_size == Some(0) {
@@ -405,414 +471,10 @@ fn check_order(request: &PlanRequest<'_>) -> Result<(), PlanError> {
     Ok(())
 }
 
-/// When a wave begins, as far as its sessions need to know.
-pub(super) struct Start {
-    pub(super) wave: u16,
-    pub(super) prepare_at: Timestamp,
-    pub(super) setup: Duration,
-    /// When its window is to open, if the operator said so.
-    pub(super) window: Option<Timestamp>,
-}
-
 /// The number after the last wave that has sessions.
 fn next_wave(planned: &[PlannedSession]) -> u16 {
     planned.last().map_or(0, |last| last.wave + 1)
 }
-
-/// The session a device belongs to, or why it is left out. `Err` on the outside: the order itself is impossible.
-fn place(
-    request: &PlanRequest<'_>,
-    device: &FleetDevice,
-) -> Result<Result<SessionKey, SkippedDevice>, PlanError> {
-    let (task, profile) = (request.task, &device.profile);
-    let skip = |reason, evidence: String| {
-        Ok(Err(SkippedDevice {
-            dev_eui: device.settings.dev_eui,
-            reason,
-            evidence,
-            unfit: None,
-        }))
-    };
-    let missing = |what: &str| {
-        skip(
-            DeviceReason::PackageNotSupported,
-            format!("the profile has no {what} package"),
-        )
-    };
-    if device.status.version(&request.image.component) == Some(request.image.target_version) {
-        return skip(
-            DeviceReason::AlreadyCurrent,
-            format!("runs {:#010x} already", request.image.target_version),
-        );
-    }
-    if let Some(unfit) = gate::unfit(request, device) {
-        return Ok(Err(SkippedDevice {
-            dev_eui: device.settings.dev_eui,
-            reason: unfit.reason,
-            evidence: unfit.evidence,
-            unfit: Some(unfit.field),
-        }));
-    }
-    let heard_by = &device.status.links;
-    let known = |eui: &GatewayEui| request.gateways.iter().any(|g| g.eui == *eui);
-    if !heard_by.is_empty() && !heard_by.keys().any(known) {
-        return skip(
-            DeviceReason::NoGateway,
-            "only gateways have heard it that the network no longer has".to_owned(),
-        );
-    }
-    let Some(multicast) = profile.packages.multicast_setup else {
-        return missing("multicast set-up");
-    };
-    let Some(frag_package) = profile.packages.fragmentation else {
-        return missing("fragmentation");
-    };
-    let differs = |id: u8, version: PackageVersion| {
-        let said = device.status.capabilities.get(&id).map(|c| c.version);
-        said.filter(|said| *said != version.number())
-    };
-    let said = differs(multicast_setup::PACKAGE_IDENTIFIER, multicast.version)
-        .or_else(|| differs(fragmentation::PACKAGE_IDENTIFIER, frag_package.version));
-    if let Some(said) = said {
-        let evidence =
-            format!("the device answered package version {said}, the profile says otherwise");
-        return skip(DeviceReason::VersionMismatch, evidence);
-    }
-    let needs_version = task.success == SuccessCriterion::Running;
-    if needs_version
-        && profile.packages.firmware_management.is_none()
-        && profile.version_source == VersionSource::FirmwareManagement
-    {
-        return missing("firmware management");
-    }
-    let group = request
-        .groups
-        .iter()
-        .find(|g| g.devices.contains(&device.settings.dev_eui));
-    let asked = task.options.class.or_else(|| group.map(|g| g.class));
-    let class = asked.unwrap_or_else(|| default_class(request, profile));
-    let has_class = match class {
-        DeviceClass::A => true,
-        DeviceClass::B => profile.supports_class_b && profile.region.class_b().is_some(),
-        DeviceClass::C => profile.supports_class_c,
-    };
-    if !has_class {
-        return skip(
-            DeviceReason::PackageNotSupported,
-            format!("the profile has no class {class:?}"),
-        );
-    }
-    let asked_rate = task
-        .options
-        .data_rate
-        .or_else(|| group.and_then(|g| g.data_rate));
-    // A device that is answered its uplinks can always be answered in RX2.
-    let asked_rate =
-        asked_rate.or_else(|| (class == DeviceClass::A).then(|| profile.region.rx2().1));
-    let frequency_hz = task
-        .options
-        .frequency_hz
-        .or_else(|| group.and_then(|g| g.frequency_hz))
-        .unwrap_or_else(|| profile.region.default_multicast_hz());
-    // Left to the planner, it is chosen once all devices are known; here any rate shows that there is one.
-    let some_rate = || {
-        let rates = |size| link::candidate_rates(profile.region, frequency_hz, size);
-        let carry = rates(task.options.frag_size).first().copied();
-        carry.or_else(|| rates(None).last().copied())
-    };
-    let data_rate = asked_rate
-        .or_else(some_rate)
-        .unwrap_or_else(|| profile.region.rx2().1);
-    let Some(largest) = sizing::largest_fragment(profile.region, data_rate) else {
-        let message = format!("{data_rate} carries no fragment in {}", profile.region);
-        return Err(PlanError::Field {
-            field: "data_rate",
-            message,
-        });
-    };
-    if air::band_of(profile.region, frequency_hz, data_rate).is_none() {
-        let message = format!(
-            "{frequency_hz} Hz at data rate {data_rate} lies in no sub-band of {}",
-            profile.region
-        );
-        return Err(PlanError::Field {
-            field: "frequency_hz",
-            message,
-        });
-    }
-    let frag_size = match task.options.frag_size {
-        Some(size) if size > largest => {
-            let message =
-                format!("{size} is more than the {largest} bytes data rate {data_rate} carries");
-            return Err(PlanError::Field {
-                field: "frag_size",
-                message,
-            });
-        }
-        Some(size) => size,
-        None => largest,
-    };
-    let delta = gate::delta(request, device).map(|delta| delta.sha256);
-    Ok(Ok(SessionKey {
-        delta,
-        descriptor: task.options.descriptor.unwrap_or_else(|| {
-            let part = profile.component(&request.image.component);
-            let number = part.map_or(0, |part| part.number);
-            let target = request.image.target_version;
-            profile.descriptor.bytes(number, delta.is_some(), target)
-        }),
-        region: profile.region,
-        class,
-        multicast_version: multicast.version,
-        fragmentation_version: frag_package.version,
-        frag_port: frag_package.f_port,
-        data_rate,
-        rate_asked: asked_rate.is_some(),
-        frequency_hz,
-        frag_size: frag_size.min(profile.limits.max_frag_size),
-        max_frag_size: profile.limits.max_frag_size,
-        frag_algo: Reverse(if profile.decodes(task.options.frag_algo) {
-            task.options.frag_algo
-        } else {
-            FragAlgo::Ts004
-        }),
-    }))
-}
-
-fn session(
-    request: &PlanRequest<'_>,
-    key: SessionKey,
-    devices: &[&FleetDevice],
-    begin: &Start,
-    usable: &BTreeSet<GatewayEui>,
-    skipped: &mut Vec<SkippedDevice>,
-) -> Result<Option<PlannedSession>, PlanError> {
-    let task = request.task;
-    let length = usize::try_from(request.size_of(key.delta)).unwrap_or(usize::MAX);
-    // A size that was asked for is kept, good or bad; the forecast says if it is bad.
-    let asked = request.task.options.frag_size == Some(key.frag_size);
-    let layout = if asked {
-        BlockLayout::new(length, key.frag_size)
-    } else {
-        sizing::layout(length, key.frag_size)
-    };
-    let layout = match layout {
-        Ok(layout) => layout,
-        Err(ParameterError::NbFrag(count)) => {
-            skipped.extend(devices.iter().map(|d| SkippedDevice {
-                dev_eui: d.settings.dev_eui,
-                reason: DeviceReason::DecoderLimit,
-                evidence: format!(
-                    "{count} fragments of {} bytes at data rate {}{UNNUMBERED}",
-                    key.frag_size, key.data_rate
-                ),
-                unfit: Some("size_bytes"),
-            }));
-            return Ok(None);
-        }
-        Err(error) => {
-            return Err(PlanError::Field {
-                field: "frag_size",
-                message: error.to_string(),
-            });
-        }
-    };
-    let (served, left_out): (Vec<&FleetDevice>, Vec<&FleetDevice>) = devices
-        .iter()
-        .partition(|d| d.profile.limits.max_nb_frag >= layout.nb_frag);
-    skipped.extend(left_out.iter().map(|d| SkippedDevice {
-        dev_eui: d.settings.dev_eui,
-        reason: DeviceReason::DecoderLimit,
-        evidence: format!(
-            "{} fragments, the decoder holds {}",
-            layout.nb_frag, d.profile.limits.max_nb_frag
-        ),
-        unfit: Some("size_bytes"),
-    }));
-    if served.is_empty() {
-        return Ok(None);
-    }
-    let airtime = sizing::frame_airtime(
-        key.region,
-        key.data_rate,
-        usize::from(layout.frag_size) + usize::from(sizing::DATA_FRAGMENT_OVERHEAD),
-    )
-    .unwrap_or_default();
-    let answer = answer_airtime(key.region);
-    let block_ack_delay = task
-        .options
-        .block_ack_delay
-        .unwrap_or_else(|| sizing::block_ack_delay(served.len(), answer))
-        .min(7);
-    let Reverse(frag_algo) = key.frag_algo;
-    let usable = usable_gateways(request, key.class, usable)?;
-    let gateways = covering_gateways(served.iter().copied(), &usable, key.region, key.data_rate);
-    let (low, expected, high) = outlook::fragments(&served, frag_algo, layout.nb_frag);
-    checks::redundancy(request, &served, frag_algo, layout.nb_frag)?;
-    let bandwidth_hz = key
-        .region
-        .data_rate(key.data_rate, Direction::Downlink)
-        .map_or(0, |rate| rate.bandwidth_hz());
-    let senders = u32::try_from(gateways.len().max(1)).unwrap_or(1);
-    let interval = frame_interval(key.region, key.frequency_hz, bandwidth_hz, airtime);
-    // Gateways send one after the other, in class B all at once, and each keeps the share of its air that is allowed.
-    let share = gateways.iter().map(|g| air::share_of(request.gateways, *g));
-    let share = u32::from(share.min().unwrap_or(1000));
-    let turns = match key.class {
-        DeviceClass::B => 1,
-        DeviceClass::A | DeviceClass::C => senders,
-    };
-    let interval = interval
-        .max((airtime + sizing::FRAME_GAP) * turns)
-        .max(airtime * 1000 / share);
-    let ping_slots = (key.class == DeviceClass::B).then(|| {
-        let asked = task.options.ping_slots;
-        asked.unwrap_or_else(|| sizing::ping_periodicity(airtime, interval))
-    });
-    let spacing = match (key.class, ping_slots) {
-        (DeviceClass::A, _) => sizing::CLASS_A_SPACING,
-        (_, Some(slots)) => sizing::ping_interval(slots, airtime, Duration::ZERO),
-        _ => Duration::ZERO,
-    };
-    let interval = interval.max(spacing);
-    let poll = Duration::from_secs(16 << block_ack_delay) + sizing::ANSWER_SLACK;
-    let distribution = sizing::WINDOW_GUARD + interval * expected + poll * 3;
-    // Twice the high figure and twice the rounds: a loss nobody foresaw must not end the window.
-    let window = sizing::WINDOW_GUARD + interval * (high * 2) + poll * 8;
-    let earliest = begin.prepare_at + begin.setup;
-    let start = match begin.window {
-        Some(start) => sizing::window_at(key.class, start),
-        None => sizing::window_opens(key.class, earliest),
-    };
-    let window = SessionWindow {
-        number: 0,
-        start,
-        time_out: sizing::time_out(key.class, window),
-        class: key.class,
-        closes_at: None,
-    };
-    let window = allowed(request, window, begin.window.is_some())?;
-    Ok(Some(PlannedSession {
-        number: 0,
-        wave: begin.wave,
-        region: key.region,
-        class: key.class,
-        ping_slots,
-        data_rate: key.data_rate,
-        frequency_hz: key.frequency_hz,
-        devices: served.iter().map(|d| d.settings.dev_eui).collect(),
-        gateways,
-        multicast_version: key.multicast_version,
-        frag_port: key.frag_port,
-        block: BlockParameters {
-            version: key.fragmentation_version,
-            frag_algo,
-            frag_index: 0,
-            nb_frag: layout.nb_frag,
-            frag_size: layout.frag_size,
-            padding: layout.padding,
-            descriptor: key.descriptor,
-            block_ack_delay,
-        },
-        window,
-        frames: Forecast {
-            low,
-            expected,
-            high,
-        },
-        airtime: airtime * expected,
-        setup: begin.setup,
-        spacing,
-        distribution,
-        outlook: SessionOutlook::default(),
-        delta: key.delta,
-    }))
-}
-
-/// The class of a device's sessions where nobody says: the fastest it has that the gateways serve. Class A is slow, and
-/// every device has it.
-fn default_class(request: &PlanRequest<'_>, profile: &DeviceProfile) -> DeviceClass {
-    if profile.supports_class_c {
-        return DeviceClass::C;
-    }
-    let beacons = request.gateways.iter().any(GatewaySettings::sends_class_b);
-    if profile.supports_class_b && beacons && profile.region.class_b().is_some() {
-        DeviceClass::B
-    } else {
-        DeviceClass::A
-    }
-}
-
-/// Gateways that can send in the windows of a class: class B needs GPS time and beacons.
-fn usable_gateways(
-    request: &PlanRequest<'_>,
-    class: DeviceClass,
-    online: &BTreeSet<GatewayEui>,
-) -> Result<BTreeSet<GatewayEui>, PlanError> {
-    if class != DeviceClass::B {
-        return Ok(online.clone());
-    }
-    let usable: BTreeSet<GatewayEui> = request
-        .gateways
-        .iter()
-        .filter(|g| g.sends_class_b() && online.contains(&g.eui))
-        .map(|g| g.eui)
-        .collect();
-    if usable.is_empty() {
-        return Err(PlanError::Field {
-            field: "device_class",
-            message: "no gateway that is online has GPS time and sends beacons".to_owned(),
-        });
-    }
-    Ok(usable)
-}
-
-/// The window as the calendar of the task allows it; one the operator chose is not moved.
-fn allowed(
-    request: &PlanRequest<'_>,
-    window: SessionWindow,
-    chosen: bool,
-) -> Result<SessionWindow, PlanError> {
-    let fitted = calendar::fit(&request.task.rules.calendar, window);
-    let (field, message) = match fitted {
-        Some(fitted) if chosen && fitted.start != window.start => (
-            "window_start",
-            format!("outside the calendar, which opens at {}", fitted.start),
-        ),
-        Some(fitted) => {
-            let start = sizing::window_at(fitted.class, fitted.start);
-            return Ok(SessionWindow { start, ..fitted });
-        }
-        None => ("calendar", "allows no window".to_owned()),
-    };
-    Err(PlanError::Field { field, message })
-}
-
-/// From one frame to the next: its air time and the gateway's gap, or what the duty cycle of the sub-band asks for.
-fn frame_interval(
-    region: Region,
-    frequency_hz: u32,
-    bandwidth_hz: u32,
-    airtime: Duration,
-) -> Duration {
-    let permille = region
-        .sub_band(frequency_hz, bandwidth_hz)
-        .map_or(1000, |band| u32::from(band.duty_cycle_permille.max(1)));
-    (airtime + sizing::FRAME_GAP).max(airtime * 1000 / permille)
-}
-
-/// Air time of a status answer at the middle of the uplink data rates, where ADR leaves most devices.
-fn answer_airtime(region: Region) -> Duration {
-    let rate = region.data_rate(3, Direction::Uplink);
-    rate.map_or(Duration::from_millis(500), |rate| {
-        Duration::from_micros(u64::from(
-            rate.time_on_air_us(ANSWER_LENGTH, Direction::Uplink),
-        ))
-    })
-}
-
-/// PHYPayload of an uplink with one `FragSessionStatusAns`.
-const ANSWER_LENGTH: u8 = 18;
 
 /// From the start of set-up until all devices are ready: a first uplink, the exchanges, and one lost exchange; where
 /// more is known to get lost, as long as it takes all of them in one run of two, up to six intervals.
@@ -847,11 +509,16 @@ fn again(sessions: &[PlannedSession]) -> Duration {
     refusable.map(|s| s.distribution).max().unwrap_or_default()
 }
 
-/// What trying failed devices again takes.
+/// What trying failed devices again takes: at worst with all images.
 fn retries(request: &PlanRequest<'_>, sessions: &[PlannedSession]) -> Duration {
     let policy = &request.task.rules.retry;
-    let once = sessions.iter().map(|s| s.setup + s.distribution).max();
-    let once = once.unwrap_or_default() + completion_time(request) + policy.pause;
+    let mut longest: BTreeMap<u8, Duration> = BTreeMap::new();
+    for session in sessions {
+        let takes = longest.entry(session.image).or_default();
+        *takes = (session.setup + session.distribution).max(*takes);
+    }
+    let once: Duration = longest.values().sum();
+    let once = once + completion_time(request) + policy.pause;
     once * u32::from(policy.max_retries)
 }
 

@@ -10,7 +10,7 @@ use crate::lorawan::class_b::{self, PingSlotPeriodicity};
 use crate::lorawan::frame::Direction;
 use crate::lorawan::multicast_setup;
 use crate::lorawan::region::Region;
-use crate::record::{DeviceClass, FragAlgo};
+use crate::record::{DeviceClass, DeviceProfile, FragAlgo, StatusInterpretation};
 use crate::time::Timestamp;
 
 /// Bytes a `DataFragment` adds to its fragment: CID and `Index&N` (TS004-2.0.0 §3.6).
@@ -348,6 +348,18 @@ const CHANNELS: u32 = 3;
 )]
 fn ceil_u16(value: f64) -> u16 {
     value.ceil().clamp(0.0, f64::from(u16::MAX)) as u16
+}
+
+/// Fragmentation sessions that are worth something on a device at once. Stacks that do not follow the book have one
+/// decoder for all of them, and one refuses an index while another is taken; a set-up of the same index always replaces
+/// what is there.
+pub fn frag_sessions_at_once(profile: &DeviceProfile) -> u8 {
+    match profile.status_interpretation {
+        StatusInterpretation::Spec => profile.limits.max_frag_sessions,
+        StatusInterpretation::LoramacNode
+        | StatusInterpretation::LoraBasicsModem
+        | StatusInterpretation::Zephyr => 1,
+    }
 }
 
 #[cfg(test)]

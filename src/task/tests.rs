@@ -58,7 +58,7 @@ impl Network {
         plan(&PlanRequest {
             now: NOW,
             task: &self.task,
-            image: &self.image,
+            images: &[&self.image],
             deltas: &self.deltas.iter().collect::<Vec<_>>(),
             devices: self.devices.iter().collect(),
             groups: &[],
@@ -138,6 +138,7 @@ fn device(number: u64, links: &[(u64, f32)]) -> FleetDevice {
             max_groups: 4,
             max_frag_sessions: 4,
             reed_solomon: false,
+            keeps_blocks: false,
         },
         status_interpretation: StatusInterpretation::Spec,
         uplink_interval: Duration::from_secs(600),
@@ -214,6 +215,7 @@ fn task() -> Task {
         id: TaskId("task".to_owned()),
         display_name: String::new(),
         images: vec![Sha256([0; 32])],
+        install: Default::default(),
         groups: vec![],
         success: SuccessCriterion::Running,
         reboot: RebootMode::Countdown {

@@ -67,6 +67,17 @@ impl Unicast {
         success: SuccessCriterion,
     ) -> Self {
         let mut all = Self::default();
+        all.add(devices, usable, success);
+        all
+    }
+
+    /// Adds what `devices` need for another image.
+    pub(super) fn add<'a>(
+        &mut self,
+        devices: impl Iterator<Item = &'a FleetDevice>,
+        usable: &BTreeSet<GatewayEui>,
+        success: SuccessCriterion,
+    ) {
         for device in devices {
             let links = device.status.links.iter();
             let best = links
@@ -80,11 +91,10 @@ impl Unicast {
             // Each command is repeated until it got through and so did its answer.
             let arrives = 1.0 - f64::from(permille) / 1000.0;
             let airtime = command_airtime(device).div_f64((arrives * arrives).max(0.05));
-            let load = all.by_gateway.entry((region, *gateway)).or_default();
+            let load = self.by_gateway.entry((region, *gateway)).or_default();
             load.setup += airtime * setup_commands(device);
             load.later += airtime * (closing_commands(success, device) + CLEANUP_COMMANDS);
         }
-        all
     }
 
     /// How long the duty cycle makes the set-up take at the gateway that has most of it to do.

@@ -640,6 +640,7 @@ impl Bench {
             id: TaskId("t".to_owned()),
             display_name: String::new(),
             images: vec![image.sha256],
+            install: Default::default(),
             groups: vec![],
             success,
             reboot: RebootMode::Countdown { after: second(10) },
@@ -680,7 +681,7 @@ impl Bench {
         }
         self.step(vec![Command::StartTask {
             task: Box::new(task),
-            image: (image, data),
+            images: vec![(image, data)],
             deltas: vec![],
             devices,
             groups: self.groups.clone(),
@@ -773,6 +774,7 @@ fn profile(version: PackageVersion, uplink_interval: Duration) -> DeviceProfile 
             max_groups: 4,
             max_frag_sessions: 1,
             reed_solomon: false,
+            keeps_blocks: false,
         },
         status_interpretation: StatusInterpretation::Spec,
         uplink_interval,

@@ -77,6 +77,7 @@ pub(crate) fn profile(tenant: &TenantId, id: &str) -> DeviceProfile {
             max_groups: 4,
             max_frag_sessions: 3,
             reed_solomon: true,
+            keeps_blocks: true,
         },
         status_interpretation: StatusInterpretation::LoraBasicsModem,
         uplink_interval: Duration::new(3600, 123_456_789),
@@ -102,6 +103,12 @@ pub(crate) fn profile(tenant: &TenantId, id: &str) -> DeviceProfile {
             number: 3,
             max_image_bytes: Some(99_000),
             applies_deltas: true,
+            version_field: Some(UplinkField {
+                f_port: 8,
+                offset: 241,
+                length: 2,
+                big_endian: false,
+            }),
         }],
         descriptor: DescriptorRule::Fixed([4, 3, 2, 1]),
     }
@@ -383,6 +390,7 @@ pub(crate) fn policy(tenant: &TenantId, model: &str) -> ImagePolicy {
 pub(crate) fn rollout(tenant: &TenantId, id: &str) -> Rollout {
     let template = Task {
         images: vec![],
+        install: InstallMode::InTurn,
         seed: None,
         ..task(tenant, "", TaskState::Draft)
     };
@@ -478,6 +486,7 @@ pub(crate) fn task(tenant: &TenantId, id: &str, state: TaskState) -> Task {
         id: task_id(id),
         display_name: "spring".to_owned(),
         images: vec![sha(1)],
+        install: InstallMode::InTurn,
         deltas: vec![sha(9)],
         groups: vec!["g1".to_owned()],
         success: SuccessCriterion::Running,
@@ -623,6 +632,22 @@ pub(crate) fn task_device(task: &str, n: u64, state: DeviceState, sequence: u64)
         retry_at: Some(at(8)),
         retried_at: Some(at(7)),
         whole: true,
+        images: Some(Box::new(ImageCourse {
+            ahead: vec![ImageAhead {
+                image: 3,
+                session: 7,
+                version_before: Some(2),
+            }],
+            done: vec![ImageDone {
+                image: 1,
+                session: 2,
+                version_before: None,
+                at: at(53),
+            }],
+            frag_sessions: [(1, CleanupState::Pending), (3, CleanupState::Left)].into(),
+            managed: true,
+            discard: [(0x0102_0304, CleanupState::Confirmed)].into(),
+        })),
     }
 }
 
@@ -694,6 +719,8 @@ pub(crate) fn distribution(task: &str, number: u16) -> DistributionSession {
             }),
         },
         delta: Some(sha(9)),
+        image: 2,
+        follows: Some(1),
     }
 }
 
@@ -787,7 +814,7 @@ pub(crate) fn network_snapshot() -> Snapshot {
         mc_groups: vec![mc_group("t1", 0)],
         tasks: vec![TaskSnapshot {
             task: task(&tenant(), "t1", TaskState::Distributing),
-            image: image(&tenant(), 1),
+            images: vec![image(&tenant(), 1)],
             deltas: vec![delta(&tenant(), 9)],
             devices: vec![
                 task_device("t1", 1, DeviceState::Receiving, 8),

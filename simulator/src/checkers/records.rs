@@ -205,7 +205,10 @@ fn device_went_back(before: &TaskDevice, now: &TaskDevice) -> Vec<Broken> {
     // What is set up may be lost, by a reboot or by coming too late. An image that a device holds may not; only the
     // word of a stack that is known to lie is taken back, and a reboot that nothing showed to have happened. Who is
     // tried again had failed in between, and begins anew; so does who had no use for a patch.
-    let anew = now.retries > before.retries || (now.whole && !before.whole);
+    // With several images, a device begins anew with each.
+    let ahead = |d: &TaskDevice| d.images.as_ref().map(|course| course.ahead.len());
+    let anew =
+        now.retries > before.retries || (now.whole && !before.whole) || ahead(now) < ahead(before);
     let set_up_again = to == DeviceState::Preparing && (from <= DeviceState::Receiving || anew);
     let taken_back = matches!(
         (from, to),

@@ -19,6 +19,8 @@ use super::{Broken, Checker};
 pub struct Expected {
     /// The version all devices are to run.
     pub target_version: u32,
+    /// Number and version of further parts they are to run.
+    pub parts: Vec<(u8, u32)>,
     /// So much is lost that a device may stay out of reach for a whole task; it has to end with its reason then.
     pub out_of_reach: bool,
     /// Loss came in bursts, gateways fell silent, or a device's clock was moved and it listens too late: frames of
@@ -102,11 +104,29 @@ fn updated(device: &TaskDevice, expected: &Expected) -> Option<Broken> {
 
 /// The checker of [`Checker::Running`].
 fn running(device: &TaskDevice, lab: &Lab, expected: &Expected) -> Option<Broken> {
-    let real = lab.device(device.dev_eui)?.running_version();
-    (device.state == DeviceState::Running && real != expected.target_version).then(|| {
-        let what = format!("is RUNNING but runs {real:#010x}");
-        (Checker::Running, Some(device.dev_eui), what)
-    })
+    let real = lab.device(device.dev_eui)?;
+    let main = real.running_version();
+    let mut parts = expected.parts.iter();
+    let others: Vec<(u8, Option<u32>, bool)> = parts
+        .by_ref()
+        .map(|(part, version)| {
+            let runs = real.running_version_of(*part);
+            (*part, runs, runs == Some(*version))
+        })
+        .collect();
+    let updated = [main == expected.target_version]
+        .into_iter()
+        .chain(others.iter().map(|(.., updated)| *updated));
+    let (all, any) = updated.fold((true, false), |(all, any), u| (all && u, any || u));
+    let what = match device.state {
+        DeviceState::Running if !all => "is RUNNING",
+        _ if any && !all && device.reason != Some(DeviceReason::WrongVersion) => {
+            "was updated in part"
+        }
+        _ => return None,
+    };
+    let what = format!("{what} but runs {main:#010x} and {others:x?}");
+    Some((Checker::Running, Some(device.dev_eui), what))
 }
 
 /// The checker of [`Checker::Clock`]: both the network and the server give the time; together they must not give it
@@ -153,8 +173,21 @@ fn cleanup(
             frag_recorded,
         ),
     ];
+    let course = device.images.iter();
+    let earlier = course.clone().flat_map(|course| &course.frag_sessions);
+    let earlier = earlier.map(|(index, state)| {
+        let is_there = real.decoder_progress(*index).is_some();
+        (
+            "earlier fragmentation session",
+            *state,
+            is_there,
+            frag_recorded,
+        )
+    });
+    let discarded = course.flat_map(|course| course.discard.values());
+    let discarded = discarded.map(|state| ("unwanted image", *state, false, true));
     let mut broken = Vec::new();
-    for (what, state, is_there, is_recorded) in rests {
+    for (what, state, is_there, is_recorded) in rests.into_iter().chain(earlier).chain(discarded) {
         let problem = match state {
             CleanupState::Confirmed if is_there => {
                 "is still there, although its deletion is confirmed"

@@ -143,7 +143,8 @@ pub struct Uplinks {
     pub data_rate: u8,
     /// Channels, in Hz; one is drawn for each uplink.
     pub frequencies_hz: Vec<u32>,
-    /// Port of application uplinks: `running_version` (u32, big-endian), then one byte that counts uplinks.
+    /// Port of application uplinks: `running_version` (u32, big-endian), that of each further part as far as they
+    /// fit, then one byte that counts uplinks.
     pub application_f_port: u8,
     /// Application uplinks ask for an acknowledgement. They are not repeated without one.
     pub confirmed: bool,
@@ -177,7 +178,7 @@ pub struct FirmwareConfig {
     pub check: ImageCheck,
     /// Version that an image without a container is taken for, if such are taken.
     pub raw_image_version: Option<u32>,
-    /// It reboots by itself as soon as it has a good image. For devices without TS006.
+    /// It reboots by itself as soon as it has a good image. For devices without TS006; not with further parts.
     pub installs_by_itself: bool,
     /// A downlink of its application, port and payload, upon which it reboots. For devices without TS006.
     pub reboots_on: Option<(u8, Vec<u8>)>,
@@ -185,6 +186,24 @@ pub struct FirmwareConfig {
     pub rolls_back: bool,
     /// The image that runs, as it lies in flash, for devices that apply deltas to it.
     pub base_image: Option<Arc<[u8]>>,
+    /// Further parts beside the main firmware, which is part 0. A device that has some takes the part an image is for
+    /// from the first byte of `Descriptor`. It installs only when told to reboot, and all images that wait or none.
+    pub parts: Vec<PartFirmware>,
+    /// The boot loader is broken: it drops the image of this part when it installs the others.
+    pub leaves_out: Option<u8>,
+}
+
+/// A part of a device that is updated by itself: a radio core, a configuration of the board.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PartFirmware {
+    /// Which one, 1 to 255; no two of a device are the same.
+    pub number: u8,
+    /// Version that runs at the start.
+    pub version: u32,
+    /// What an image must pass.
+    pub check: ImageCheck,
+    /// Version that an image without a container is taken for, if such are taken.
+    pub raw_image_version: Option<u32>,
 }
 
 /// What a device checks of an image.
@@ -343,6 +362,8 @@ impl FirmwareConfig {
             reboots_on: None,
             rolls_back: false,
             base_image: None,
+            parts: Vec::new(),
+            leaves_out: None,
         }
     }
 }

@@ -31,6 +31,13 @@ pub(super) enum Block {
     Counted(usize),
 }
 
+/// A block that is whole, and what its session said of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Completed {
+    pub(super) descriptor: [u8; 4],
+    pub(super) block: Block,
+}
+
 impl Block {
     pub(super) fn len(&self) -> usize {
         match self {

@@ -1,128 +1,69 @@
-//! TS006 on the device, and the boot loader behind it: the firmware that runs, the image that waits, the reboot that is
-//! due.
+//! TS006 on the device: the commands, and the reboot that is due. What runs and what waits lies in `boot`.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use lorawan_fuota::firmware::delta::{self, DeltaError, DeltaHeader};
-use lorawan_fuota::firmware::{Container, ImageError, McubootImage};
 use lorawan_fuota::lorawan::PackageVersion;
 use lorawan_fuota::lorawan::firmware_management::{
-    COUNTDOWN_CANCEL, COUNTDOWN_NOW, DEFAULT_F_PORT, DevDeleteImageAns, DevDeleteImageReq,
-    DevRebootCountdownAns, DevRebootCountdownReq, DevRebootTimeAns, DevRebootTimeReq,
-    DevUpgradeImageAns, DevVersionAns, DownlinkCommand, PACKAGE_IDENTIFIER, REBOOT_TIME_CANCEL,
-    REBOOT_TIME_NOW, UpImageStatus, UplinkCommand, decode_downlink,
+    COUNTDOWN_CANCEL, COUNTDOWN_NOW, DEFAULT_F_PORT, DevRebootCountdownAns, DevRebootCountdownReq,
+    DevRebootTimeAns, DevRebootTimeReq, DevUpgradeImageAns, DevVersionAns, DownlinkCommand,
+    PACKAGE_IDENTIFIER, REBOOT_TIME_CANCEL, REBOOT_TIME_NOW, UpImageStatus, UplinkCommand,
+    decode_downlink,
 };
 use lorawan_fuota::time::Timestamp;
 
+use super::boot::{Cause, Flash};
 use super::clock::micros;
-use super::config::{FirmwareConfig, ImageCheck, Payloads};
+use super::config::FirmwareConfig;
+use super::decoding::Completed;
 use super::environment::Environment;
 use super::outbox::Content;
 use super::reading::read_commands;
 
-/// The package's memory, all of it in flash but the reboot.
+/// The package's memory.
 #[derive(Clone, Debug)]
 pub(super) struct FirmwareManagement {
-    running_version: u32,
-    image: UpImageStatus,
-    bytes: Option<Vec<u8>>,
-    base: Option<Arc<[u8]>>,
+    flash: Flash,
+    /// Lost when the power fails.
     reboot_at: Option<Timestamp>,
 }
 
 impl FirmwareManagement {
     pub(super) fn new(config: &FirmwareConfig) -> Self {
         Self {
-            running_version: config.version,
-            image: UpImageStatus::NoImage,
-            bytes: None,
-            base: config.base_image.clone(),
+            flash: Flash::new(config),
             reboot_at: None,
         }
     }
 
-    pub(super) fn running_version(&self) -> u32 {
-        self.running_version
+    /// What runs.
+    pub(super) fn flash(&self) -> &Flash {
+        &self.flash
     }
 
     /// The image received last and what the check said of it.
     pub(super) fn image(&self) -> Option<(&[u8], UpImageStatus)> {
-        Some((self.bytes.as_deref()?, self.image))
+        Some((self.flash.latest_image()?, self.flash.status()))
     }
 
     pub(super) fn reboot_at(&self) -> Option<Timestamp> {
         self.reboot_at
     }
 
-    /// Takes a reassembled data block as the next image and checks it.
-    pub(super) fn store(&mut self, bytes: Vec<u8>, environment: &mut Environment<'_>) {
-        let bytes = match self.unpack(bytes) {
-            Ok(bytes) => bytes,
-            Err(error) => {
-                self.image = UpImageStatus::Corrupt;
-                self.bytes = None;
-                environment.note(format_args!("delta refused: {error}"));
-                return;
-            }
-        };
-        let checked = check(&bytes, &environment.config.firmware);
-        self.bytes = Some(bytes);
-        match checked {
-            Ok(version) => self.take(version, environment),
-            Err(error) => {
-                self.image = UpImageStatus::Corrupt;
-                environment.note(format_args!("image refused: {error}"));
-            }
-        }
-    }
-
-    /// The image a delta makes of the one that runs; anything else is an image already.
-    fn unpack(&self, bytes: Vec<u8>) -> Result<Vec<u8>, DeltaError> {
-        match &self.base {
-            Some(base) if DeltaHeader::parse(&bytes) != Err(DeltaError::Magic) => {
-                delta::apply(base, &bytes)
-            }
-            _ => Ok(bytes),
-        }
-    }
-
-    /// Takes a data block whose bytes nobody kept for a good image of the version it was told of.
-    pub(super) fn believe(&mut self, environment: &mut Environment<'_>) {
-        self.bytes = None;
-        match environment.config.payloads {
-            Payloads::Counted { version } => self.take(version, environment),
-            Payloads::Kept => self.image = UpImageStatus::Corrupt,
-        }
-    }
-
-    /// A good image of this version waits.
-    fn take(&mut self, version: u32, environment: &mut Environment<'_>) {
-        self.image = UpImageStatus::Valid {
-            next_firmware_version: version,
-        };
-        environment.note(format_args!("image of version {version:#010x} is good"));
-        if environment.config.firmware.installs_by_itself {
+    /// Takes a data block as the next image.
+    pub(super) fn store(&mut self, completed: Completed, environment: &mut Environment<'_>) {
+        let good = self.flash.store(completed, environment);
+        let config = &environment.config.firmware;
+        // With further parts it cannot know whether another image is to come.
+        if good && config.installs_by_itself && config.parts.is_empty() {
             let delay = environment.answer_delay() + Duration::from_secs(1);
             self.reboot_at = Some(environment.now + delay);
         }
     }
 
-    /// The device goes down: a good image is installed and no longer reported.
-    pub(super) fn install(&mut self, rolls_back: bool) {
+    /// The device goes down.
+    pub(super) fn go_down(&mut self, cause: Cause, environment: &mut Environment<'_>) {
         self.reboot_at = None;
-        if let UpImageStatus::Valid {
-            next_firmware_version,
-        } = self.image
-        {
-            if !rolls_back {
-                self.running_version = next_firmware_version;
-                if let (Some(base), Some(image)) = (&mut self.base, &self.bytes) {
-                    *base = image.as_slice().into();
-                }
-            }
-            self.image = UpImageStatus::NoImage;
-        }
+        self.flash.install(cause, environment);
     }
 
     /// A downlink to the application, which may be the order to reboot.
@@ -165,7 +106,7 @@ impl FirmwareManagement {
                     continue;
                 }
                 DownlinkCommand::DevVersionReq => UplinkCommand::DevVersionAns(DevVersionAns {
-                    fw_version: self.running_version,
+                    fw_version: self.flash.running_version(),
                     hw_version: environment.config.firmware.hw_version,
                 }),
                 DownlinkCommand::DevRebootTimeReq(request) => {
@@ -182,11 +123,12 @@ impl FirmwareManagement {
                 }
                 DownlinkCommand::DevUpgradeImageReq => {
                     UplinkCommand::DevUpgradeImageAns(DevUpgradeImageAns {
-                        up_image_status: self.image,
+                        up_image_status: self.flash.status(),
                     })
                 }
                 DownlinkCommand::DevDeleteImageReq(request) => {
-                    UplinkCommand::DevDeleteImageAns(self.delete_image(request))
+                    let version = request.firmware_to_delete_version;
+                    UplinkCommand::DevDeleteImageAns(self.flash.delete(version))
                 }
             };
             let mut bytes = Vec::new();
@@ -257,40 +199,4 @@ impl FirmwareManagement {
             countdown: request.countdown,
         })
     }
-
-    fn delete_image(&mut self, request: DevDeleteImageReq) -> DevDeleteImageAns {
-        let held = match self.image {
-            UpImageStatus::Valid {
-                next_firmware_version,
-            } => Some(next_firmware_version),
-            _ => None,
-        };
-        let matches = held == Some(request.firmware_to_delete_version);
-        if matches {
-            self.image = UpImageStatus::NoImage;
-            self.bytes = None;
-        }
-        DevDeleteImageAns {
-            error_invalid_version: held.is_some() && !matches,
-            error_no_valid_image: held.is_none(),
-        }
-    }
-}
-
-/// What the boot loader would say: the version of a good image.
-fn check(bytes: &[u8], config: &FirmwareConfig) -> Result<u32, ImageError> {
-    if let (ImageCheck::None, Some(version), Ok(Container::Raw)) = (
-        config.check,
-        config.raw_image_version,
-        Container::recognise(bytes),
-    ) {
-        return Ok(version);
-    }
-    let image = McubootImage::parse(bytes)?;
-    match config.check {
-        ImageCheck::None => {}
-        ImageCheck::Sha256 => image.verify_sha256(bytes)?,
-        ImageCheck::Ed25519(public_key) => image.verify_ed25519(bytes, &public_key)?,
-    }
-    Ok(image.version.to_ts006())
 }

@@ -10,7 +10,7 @@ use lorawan_fuota::lorawan::fragmentation::{
 use lorawan_fuota::lorawan::keys::{data_block_int_key, data_block_mic};
 use lorawan_fuota::time::Timestamp;
 
-use super::decoding::{self, Block as Whole, Decoding};
+use super::decoding::{self, Block as Whole, Completed, Decoding};
 use super::environment::Environment;
 use super::outbox::{Content, Entry, Tag};
 use super::reading::read_commands;
@@ -38,7 +38,7 @@ pub(super) struct Fragmentation {
     sessions: [Option<Session>; 4],
     /// `SessionCntPrev` of each index; kept over reboots (TS004-2.0.0 §3.3).
     session_cnt_prev: [Option<u16>; 4],
-    completed: Option<Whole>,
+    completed: Option<Completed>,
     completed_at: Option<Timestamp>,
     /// The index set up last: whose counts a stack with one decoder reports.
     latest: u8,
@@ -102,7 +102,7 @@ impl Fragmentation {
     }
 
     /// The data block completed since the last call.
-    pub(super) fn take_completed(&mut self) -> Option<Whole> {
+    pub(super) fn take_completed(&mut self) -> Option<Completed> {
         self.completed.take()
     }
 
@@ -340,7 +340,7 @@ impl Fragmentation {
                 self.had_memory_error = true;
                 environment.note(format_args!("{lost} fragments lost: too many"));
                 if quirks.memory_error_completes {
-                    self.completed = Some(Whole::Bytes(session.unsolved()));
+                    self.completed = Some(session.unsolved());
                     session.exists &= !quirks.closes_when_complete;
                 }
             }
@@ -442,9 +442,13 @@ impl Session {
     }
 
     /// What a stack hands over that takes a lost session for a complete one: fragments are missing in it.
-    fn unsolved(&self) -> Vec<u8> {
+    fn unsolved(&self) -> Completed {
         let size = usize::from(self.setup.nb_frag) * usize::from(self.setup.frag_size);
-        vec![0xff; size.saturating_sub(usize::from(self.setup.padding))]
+        let size = size.saturating_sub(usize::from(self.setup.padding));
+        Completed {
+            descriptor: self.setup.descriptor,
+            block: Whole::Bytes(vec![0xff; size]),
+        }
     }
 
     /// Takes the data block out of the decoder and checks it; returns it if it is good.
@@ -452,7 +456,7 @@ impl Session {
         &mut self,
         version: PackageVersion,
         environment: &mut Environment<'_>,
-    ) -> Option<Whole> {
+    ) -> Option<Completed> {
         let Block::Open(decoder) = std::mem::replace(&mut self.block, Block::Complete) else {
             return None;
         };
@@ -485,7 +489,10 @@ impl Session {
                 self.announce(environment);
             }
         }
-        (!self.mic_error).then_some(data)
+        (!self.mic_error).then_some(Completed {
+            descriptor: self.setup.descriptor,
+            block: data,
+        })
     }
 
     fn announce(&self, environment: &mut Environment<'_>) {

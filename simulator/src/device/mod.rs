@@ -5,6 +5,7 @@
 //! it over with [`EndDevice::receive`] when it ends. Class B is simulated for multicast sessions, LoRaWAN 1.1 is not.
 
 mod attention;
+mod boot;
 mod class_b;
 mod clock;
 mod clock_sync;
@@ -48,7 +49,7 @@ pub use class_b::PingSlots;
 pub use clock::DeviceClock;
 pub use config::{
     Activation, Class, ClockConfig, DeviceConfig, FirmwareConfig, FragmentationLimits, ImageCheck,
-    Packages, Payloads, RebootConfig, SessionAfterReboot, Uplinks,
+    Packages, PartFirmware, Payloads, RebootConfig, SessionAfterReboot, Uplinks,
 };
 pub use fragmentation::DecoderProgress;
 pub use log::{EventLog, FrameCounts};
@@ -63,6 +64,7 @@ pub use stack::{
 };
 pub use stack_profiles::StackProfile;
 
+use boot::Cause;
 use class_b::BeaconLock;
 use clock_sync::ClockSync;
 use environment::{Answers, Environment};
@@ -133,7 +135,12 @@ impl EndDevice {
 
     /// Version of the firmware that runs, as TS006 reports it.
     pub fn running_version(&self) -> u32 {
-        self.firmware.running_version()
+        self.firmware.flash().running_version()
+    }
+
+    /// Version of a part that runs, 0 the main firmware; `None` if it has no such part.
+    pub fn running_version_of(&self, part: u8) -> Option<u32> {
+        self.firmware.flash().running_version_of(part)
     }
 
     /// The last data block it put together and took for an image, and what its check said. The status turns to
@@ -333,7 +340,7 @@ impl EndDevice {
         }
         self.read_meter(now);
         if self.firmware.reboot_at().is_some_and(|at| at <= now) {
-            self.go_down(now);
+            self.go_down(now, Cause::Order);
             return Vec::new();
         }
         let due = self.link.sendable_at(&self.config, self.uplink_wanted_at());
@@ -421,10 +428,10 @@ impl EndDevice {
         }
     }
 
-    /// Reboots at once, as after a power failure. A good image is installed.
+    /// Reboots at once, as after a power failure. A good image is installed, unless there are further parts.
     pub fn reset(&mut self, now: Timestamp) {
         self.read_meter(now);
-        self.go_down(now);
+        self.go_down(now, Cause::PowerFailure);
     }
 
     /// From `at` on it neither sends nor hears; `None` brings it back.

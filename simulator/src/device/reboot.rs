@@ -2,15 +2,17 @@
 
 use lorawan_fuota::time::Timestamp;
 
+use super::boot::Cause;
 use super::clock_sync::ClockSync;
 use super::mac::Mac;
 use super::{Activation, EndDevice, SessionAfterReboot};
 
 impl EndDevice {
-    pub(super) fn go_down(&mut self, now: Timestamp) {
+    pub(super) fn go_down(&mut self, now: Timestamp, cause: Cause) {
         self.log.note(now, "reboots");
+        let (mut environment, packages) = self.split(now);
+        packages.firmware.go_down(cause, &mut environment);
         let config = &self.config;
-        self.firmware.install(config.firmware.rolls_back);
         self.down_until = Some(now + config.reboot.duration);
         self.link.reboot();
         self.mac = Mac::default();

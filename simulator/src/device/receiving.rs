@@ -8,7 +8,6 @@ use lorawan_fuota::lorawan::multicast_setup as ts005;
 use lorawan_fuota::time::Timestamp;
 
 use super::EndDevice;
-use super::decoding::Block;
 use super::fragmentation::Fragmentation;
 use super::link::Rejection;
 use super::multicast::McRejection;
@@ -144,12 +143,9 @@ impl EndDevice {
     }
 
     fn store_image(&mut self, now: Timestamp) {
-        if let Some(data) = self.fragmentation.take_completed() {
+        if let Some(completed) = self.fragmentation.take_completed() {
             let (mut environment, packages) = self.split(now);
-            match data {
-                Block::Bytes(bytes) => packages.firmware.store(bytes, &mut environment),
-                Block::Counted(_) => packages.firmware.believe(&mut environment),
-            }
+            packages.firmware.store(completed, &mut environment);
         }
     }
 }

@@ -50,10 +50,11 @@ impl EndDevice {
     }
 
     fn build_data(&mut self, now: Timestamp, channel: Channel) -> Option<Vec<u8>> {
-        self.queue_application(now);
-        self.empty_at = None;
         let region = self.config.region;
-        let room = region.max_payload(channel.dr, Direction::Uplink, false)?;
+        let room = region.max_payload(channel.dr, Direction::Uplink, false);
+        self.queue_application(now, room.unwrap_or(0).into());
+        self.empty_at = None;
+        let room = room?;
         let every = self.config.uplinks.link_check_every;
         if every != 0 && (self.counts.sent + 1).is_multiple_of(every.into()) {
             self.mac.want_link_check();
@@ -85,11 +86,18 @@ impl EndDevice {
         Some(phy_payload)
     }
 
-    fn queue_application(&mut self, now: Timestamp) {
+    /// Application data is due. Versions of parts that the frame does not hold are left out.
+    fn queue_application(&mut self, now: Timestamp, room: usize) {
         if self.application_at > now {
             return;
         }
         let mut payload = self.running_version().to_be_bytes().to_vec();
+        for version in self.firmware.flash().part_versions() {
+            let version = version.to_be_bytes();
+            if payload.len() + version.len() < room {
+                payload.extend(version);
+            }
+        }
         let [count, ..] = self.counts.sent.to_le_bytes();
         payload.push(count);
         self.outbox.push(Entry {

@@ -146,6 +146,7 @@ impl Site {
             id: TaskId(TASK.to_owned()),
             display_name: scenario.name.clone(),
             images: vec![image.sha256],
+            install: Default::default(),
             groups: vec![],
             success: plan.success,
             reboot: match plan.reboot {
@@ -232,6 +233,7 @@ fn profile(group: &Group, region: Region) -> DeviceProfile {
             max_groups: told.mc_group_count,
             max_frag_sessions: told.frag_index_count,
             reed_solomon: told.reed_solomon,
+            keeps_blocks: false,
         },
         status_interpretation: group.stack.status_interpretation,
         uplink_interval: group.uplink_interval,

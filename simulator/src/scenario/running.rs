@@ -179,7 +179,7 @@ impl Running {
         self.schedule();
         let order = Command::StartTask {
             task: Box::new(self.task.clone()),
-            image: (self.image.clone(), Arc::clone(&self.data)),
+            images: vec![(self.image.clone(), Arc::clone(&self.data))],
             deltas: vec![],
             devices: self.site.devices_of_task(&self.scenario),
             groups: vec![],

@@ -11,6 +11,7 @@ mod garbage;
 mod kill;
 mod lab;
 mod link;
+mod parts;
 mod peer_faults;
 mod realtime;
 mod scale;

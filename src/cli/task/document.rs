@@ -80,9 +80,10 @@ pub(super) fn task_json(task: &v1::FuotaTask) -> Value {
 
 /// What of a task is written in a rollout, as JSON.
 pub(in crate::cli) fn template_json(task: &v1::FuotaTask) -> Value {
-    const ELSEWHERE: [&str; 8] = [
+    const ELSEWHERE: [&str; 9] = [
         "name",
         "images",
+        "install_mode",
         "prepare_after",
         "window_start",
         "deadline",
@@ -106,6 +107,7 @@ fn orders_json(task: &v1::FuotaTask) -> Value {
         "name": task.name,
         "display_name": task.display_name,
         "images": task.images,
+        "install_mode": word_json::<v1::InstallMode>(task.install_mode),
         "success_criterion": word_json::<v1::SuccessCriterion>(task.success_criterion),
         "reboot_mode": word_json::<v1::RebootMode>(task.reboot_mode),
         "prepare_after": time_json(task.prepare_after.as_ref()),
@@ -200,7 +202,14 @@ pub(super) fn task_text(task: &v1::FuotaTask) -> String {
         ("name", task.name.clone()),
         ("display name", task.display_name.clone()),
         ("state", state_text(task)),
-        ("image", images.join(" ")),
+        ("images", images.join(" ")),
+        (
+            "install",
+            match task.images.len() {
+                0 | 1 => String::new(),
+                _ => word::<v1::InstallMode>(task.install_mode),
+            },
+        ),
         (
             "criterion",
             word::<v1::SuccessCriterion>(task.success_criterion),
@@ -315,6 +324,13 @@ pub(super) fn device_json(device: &v1::TaskDevice) -> Value {
         })).collect::<Vec<_>>(),
         "sequence": device.sequence,
         "update_time": time_json(device.update_time.as_ref()),
+        "images": device.images.iter().map(|image| json!({
+            "image": image.image,
+            "state": word_json::<v1::TaskDeviceImageState>(image.state),
+            "session": image.session,
+            "version_before": image.version_before,
+            "done_time": time_json(image.done_time.as_ref()),
+        })).collect::<Vec<_>>(),
     })
 }
 
@@ -341,7 +357,7 @@ pub(super) fn device_table(devices: &[v1::TaskDevice]) -> String {
                 word::<v1::Verdict>(device.verdict),
                 word::<v1::TaskDeviceState>(device.state),
                 word::<v1::DeviceReason>(device.reason),
-                fragments_text(device),
+                fragments_text(device) + &image_text(device),
                 match (device.version_before, device.version_reported) {
                     (None, None) => String::new(),
                     (before, after) => format!("{} -> {}", version(before), version(after)),
@@ -351,6 +367,19 @@ pub(super) fn device_table(devices: &[v1::TaskDevice]) -> String {
             ]
         }),
     )
+}
+
+/// ` of image 2/3`, where there are several.
+fn image_text(device: &v1::TaskDevice) -> String {
+    let done = |image: &&v1::TaskDeviceImage| image.state() == v1::TaskDeviceImageState::Done;
+    let (of, done) = (
+        device.images.len(),
+        device.images.iter().filter(done).count(),
+    );
+    match of {
+        0 => String::new(),
+        _ => format!(" of image {}/{of}", done + 1),
+    }
 }
 
 /// `212/240, 28 missing`.
@@ -439,6 +468,7 @@ pub(super) fn session_json(session: &v1::DistributionSession) -> Value {
             "coded_fragments_sent": round.coded_fragments_sent,
         })).collect::<Vec<_>>(),
         "gateways": airtimes_json(&session.gateways),
+        "image": session.image,
     })
 }
 
@@ -448,6 +478,7 @@ pub(super) fn session_table(sessions: &[v1::DistributionSession]) -> String {
     let header = [
         "SESSION",
         "WAVE",
+        "IMAGE",
         "STATE",
         "REASON",
         "CLASS",
@@ -470,6 +501,7 @@ pub(super) fn session_table(sessions: &[v1::DistributionSession]) -> String {
             vec![
                 id(&session.name).into(),
                 id(&session.wave).into(),
+                short(&session.image).into(),
                 word::<v1::DistributionSessionState>(session.state),
                 word::<v1::DistributionSessionReason>(session.state_reason),
                 word::<v1::DeviceClass>(session.device_class),

@@ -78,6 +78,8 @@ fn air_json(air: &v1::GatewayAir) -> Value {
 fn session_json(session: &v1::PlannedSession) -> Value {
     json!({
         "wave": session.wave,
+        "image": session.image,
+        "delta": session.delta,
         "device_count": session.device_count,
         "region": word_json::<v1::Region>(session.region),
         "device_class": word_json::<v1::DeviceClass>(session.device_class),

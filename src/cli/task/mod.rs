@@ -19,7 +19,7 @@ use self::watch::WatchArgs;
 use super::connection::{ListArgs, Listing, pages};
 use super::group::{device_error_json, device_errors_text};
 use super::image;
-use super::names::resource;
+use super::names::{enum_parser, resource};
 use super::output::{Failure, counted};
 use super::settings::{ClearArgs, Mask, TargetArgs};
 use super::{Context, Outcome};
@@ -153,9 +153,13 @@ pub struct CreateArgs {
     /// The last part of its name: a-z, 0-9 and hyphens; default: made by the server
     #[arg(long, default_value = "", hide_default_value = true)]
     id: String,
-    /// The image to bring to the devices: SHA-256 or its beginning
-    #[arg(long)]
-    image: String,
+    /// An image to bring to the devices: SHA-256 or its beginning; up to four, in the order they are sent
+    #[arg(long = "image", required = true)]
+    images: Vec<String>,
+    /// Whether several images wait for one reboot (TOGETHER) or each runs before the next is sent (IN_TURN)
+    /// [default: TOGETHER]
+    #[arg(long, value_parser = enum_parser::<v1::InstallMode>())]
+    install: Option<v1::InstallMode>,
     #[command(flatten)]
     targets: TargetArgs,
     #[command(flatten)]
@@ -176,9 +180,12 @@ pub struct CreateArgs {
 pub struct UpdateArgs {
     /// The task
     task: String,
-    /// The image to bring to the devices: SHA-256 or its beginning
-    #[arg(long)]
-    image: Option<String>,
+    /// An image to bring to the devices: SHA-256 or its beginning; up to four, in place of all before
+    #[arg(long = "image")]
+    images: Vec<String>,
+    /// Whether several images wait for one reboot (TOGETHER) or each runs before the next is sent (IN_TURN)
+    #[arg(long, value_parser = enum_parser::<v1::InstallMode>())]
+    install: Option<v1::InstallMode>,
     #[command(flatten)]
     settings: TaskSettings,
     #[command(flatten)]
@@ -295,7 +302,8 @@ async fn create(args: CreateArgs, context: &mut Context) -> Result<Outcome, Fail
     let (devices, multicast_groups) = args.targets.names()?;
     let mut task = v1::FuotaTask::default();
     args.settings.apply(&mut task, &mut Mask::default())?;
-    task.images = vec![image::find(&args.image, context).await?];
+    task.images = find_images(&args.images, context).await?;
+    task.install_mode = args.install.unwrap_or_default().into();
     let mut client = context.connection.tasks();
     let request = v1::CreateTaskRequest {
         task: Some(task),
@@ -323,6 +331,14 @@ async fn create(args: CreateArgs, context: &mut Context) -> Result<Outcome, Fail
         }
     }
     show_or_watch(&task, args.watch, context).await
+}
+
+async fn find_images(given: &[String], context: &Context) -> Result<Vec<String>, Failure> {
+    let mut images = Vec::with_capacity(given.len());
+    for image in given {
+        images.push(image::find(image, context).await?);
+    }
+    Ok(images)
 }
 
 async fn show_or_watch(
@@ -353,10 +369,12 @@ async fn update(args: UpdateArgs, context: &Context) -> Result<v1::FuotaTask, Fa
         ..Default::default()
     };
     let mut mask = Mask::default();
-    if let Some(image) = &args.image {
-        let image = image::find(image, context).await?;
-        mask.put("images", &mut task.images, Some(vec![image]));
+    if !args.images.is_empty() {
+        let images = find_images(&args.images, context).await?;
+        mask.put("images", &mut task.images, Some(images));
     }
+    let install = args.install.map(i32::from);
+    mask.put("install_mode", &mut task.install_mode, install);
     args.settings.apply(&mut task, &mut mask)?;
     args.clear.apply(&mut mask);
     let request = v1::UpdateTaskRequest {

@@ -306,9 +306,11 @@ impl MemoryState {
             let stored = self.images.get(&(task.tenant.clone(), *sha256));
             stored.cloned().ok_or_else(|| without_image(&task.id))
         };
-        let image = task.images.first().ok_or_else(|| without_image(&task.id))?;
+        if task.images.is_empty() {
+            return Err(without_image(&task.id));
+        }
         Ok(TaskSnapshot {
-            image: find(image)?,
+            images: task.images.iter().map(find).collect::<Result<_>>()?,
             deltas: task.deltas.iter().map(find).collect::<Result<_>>()?,
             devices: self.task_devices_of(&task.id).cloned().collect(),
             waves: self.waves_of(&task.id).cloned().collect(),

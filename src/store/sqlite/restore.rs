@@ -108,8 +108,13 @@ pub(super) fn task(
 
 /// All that belongs to `task`.
 pub(super) async fn task_snapshot(db: &mut SqliteConnection, task: Task) -> Result<TaskSnapshot> {
-    let sha256 = task.images.first().ok_or_else(|| without_image(&task.id))?;
-    let image = image_of(db, &task, sha256).await?;
+    if task.images.is_empty() {
+        return Err(without_image(&task.id));
+    }
+    let mut images = Vec::with_capacity(task.images.len());
+    for sha256 in &task.images {
+        images.push(image_of(db, &task, sha256).await?);
+    }
     let mut deltas = Vec::with_capacity(task.deltas.len());
     for sha256 in &task.deltas {
         deltas.push(image_of(db, &task, sha256).await?);
@@ -118,7 +123,7 @@ pub(super) async fn task_snapshot(db: &mut SqliteConnection, task: Task) -> Resu
         devices: task_devices(db, &task.id).await?,
         waves: waves(db, &task.id).await?,
         sessions: distribution_sessions(db, &task.id).await?,
-        image,
+        images,
         deltas,
         task,
     })

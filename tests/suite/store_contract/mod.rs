@@ -349,9 +349,9 @@ async fn writing_again_replaces<P: Place>(place: &P) {
     active.task.seed = None;
     active.task.state = TaskState::Completing;
     changes.push(Change::PutTask(active.task.clone().into()));
-    active.image.0.file_name = "renamed".to_owned();
-    active.image.1 = vec![1, 2, 3].into();
-    let (metadata, bytes) = active.image.clone();
+    active.images[0].0.file_name = "renamed".to_owned();
+    active.images[0].1 = vec![1, 2, 3].into();
+    let (metadata, bytes) = active.images[0].clone();
     changes.push(Change::PutImage(metadata, bytes));
     active.devices[0].reason = None;
     changes.push(Change::PutTaskDevice(active.devices[0].clone().into()));
@@ -681,7 +681,7 @@ async fn only_active_tasks_are_restored<P: Place>(place: &P) {
     assert_eq!(restored, ["b", "c", "d", "f", "t1"]);
     // A draft is no business of the snapshot, but can be read whole.
     let draft = store.task_snapshot(&tenant(), &task_id("a")).await.unwrap();
-    assert_eq!(draft.unwrap().image, image(&tenant(), 1));
+    assert_eq!(draft.unwrap().images, [image(&tenant(), 1)]);
 }
 
 async fn requests_are_forgotten_after_a_day<P: Place>(place: &P) {
