@@ -418,6 +418,7 @@ pub(crate) fn profile(
             max_groups: 4,
             max_frag_sessions: 4,
             reed_solomon,
+            keeps_blocks: false,
         },
         status_interpretation: match stack {
             StackProfile::SpecV1 | StackProfile::SpecV2 => StatusInterpretation::Spec,

@@ -79,6 +79,7 @@ pub(crate) fn profile(profile: &DeviceProfile) -> v1::DeviceProfile {
             max_multicast_groups: limits.max_groups.into(),
             max_frag_sessions: limits.max_frag_sessions.into(),
             reed_solomon: limits.reed_solomon,
+            keeps_finished_blocks: limits.keeps_blocks,
         }),
         status_interpretation: match profile.status_interpretation {
             StatusInterpretation::Spec => v1::StatusInterpretation::Spec,

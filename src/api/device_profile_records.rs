@@ -7,7 +7,7 @@ use crate::lorawan::keys::KeyDerivation;
 use crate::proto::v1;
 use crate::record::{
     AfterReboot, ApplicationReboot, DecoderLimits, DeviceProfile, FCntReset, LorawanVersion,
-    Package, Packages, StatusInterpretation, UplinkField, VersionSource,
+    Package, Packages, StatusInterpretation, VersionSource,
 };
 use crate::time::Timestamp;
 
@@ -103,7 +103,7 @@ pub(super) fn read(
             payload: given.payload.to_vec(),
         })
     });
-    let components = device_parts::read_components(&mut fields, &given.components);
+    let components = device_parts::read_components(&mut fields, &given.components, &packages);
     let descriptor = device_parts::read_rule(&mut fields, given.descriptor_rule.as_ref());
     let whole = (version.zip(region)).zip(limits.zip(interpretation));
     let ((lorawan_version, region), (limits, status_interpretation)) = fields.finish_with(whole)?;
@@ -207,6 +207,7 @@ fn read_limits(fields: &mut Fields, given: v1::DecoderLimits) -> Option<DecoderL
         max_groups: max_groups?,
         max_frag_sessions: max_frag_sessions?,
         reed_solomon: given.reed_solomon,
+        keeps_blocks: given.keeps_finished_blocks,
     })
 }
 
@@ -236,8 +237,8 @@ fn read_version_source(
 ) -> VersionSource {
     use v1::version_source::Source;
 
-    let field = match given {
-        None => return VersionSource::FirmwareManagement,
+    match given {
+        None => VersionSource::FirmwareManagement,
         Some(Source::FirmwareManagement(())) => {
             if packages.firmware_management.is_none() {
                 fields.bad(
@@ -245,50 +246,14 @@ fn read_version_source(
                     "needs firmware_management.version 1",
                 );
             }
-            return VersionSource::FirmwareManagement;
+            VersionSource::FirmwareManagement
         }
-        Some(Source::UplinkField(field)) => field,
-    };
-    let f_port: Option<u8> =
-        fields.number("version_source.uplink_field.f_port", field.f_port, 1..=223);
-    let taken = [
-        packages.clock_sync,
-        packages.multicast_setup,
-        packages.fragmentation,
-        packages.firmware_management,
-    ];
-    if taken
-        .iter()
-        .flatten()
-        .any(|package| Some(package.f_port) == f_port)
-    {
-        fields.bad(
-            "version_source.uplink_field.f_port",
-            "a package has this port",
-        );
+        Some(Source::UplinkField(field)) => {
+            let path = "version_source.uplink_field";
+            let field = device_parts::read_uplink_field(fields, path, field, packages);
+            VersionSource::UplinkField(field)
+        }
     }
-    let offset = fields.number(
-        "version_source.uplink_field.offset_bytes",
-        field.offset_bytes,
-        0..=241,
-    );
-    let length = fields.number(
-        "version_source.uplink_field.length_bytes",
-        field.length_bytes,
-        1..=4,
-    );
-    if v1::ByteOrder::try_from(field.byte_order).is_err() {
-        fields.bad(
-            "version_source.uplink_field.byte_order",
-            "a value this server does not know",
-        );
-    }
-    VersionSource::UplinkField(UplinkField {
-        f_port: f_port.unwrap_or(1),
-        offset: offset.unwrap_or(0),
-        length: length.unwrap_or(1),
-        big_endian: field.byte_order == i32::from(v1::ByteOrder::BigEndian),
-    })
 }
 
 /// How the multicast keys of a device with this link layer derive from its root key.
@@ -400,6 +365,7 @@ pub(super) fn show(profile: &DeviceProfile) -> v1::DeviceProfile {
             max_multicast_groups: limits.max_groups.into(),
             max_frag_sessions: limits.max_frag_sessions.into(),
             reed_solomon: limits.reed_solomon,
+            keeps_finished_blocks: limits.keeps_blocks,
         }),
         status_interpretation: match profile.status_interpretation {
             StatusInterpretation::Spec => v1::StatusInterpretation::Spec,
@@ -446,17 +412,9 @@ fn show_version_source(profile: &DeviceProfile) -> Option<v1::VersionSource> {
             profile.packages.firmware_management?;
             Source::FirmwareManagement(())
         }
-        VersionSource::UplinkField(field) => Source::UplinkField(v1::UplinkField {
-            f_port: field.f_port.into(),
-            offset_bytes: field.offset.into(),
-            length_bytes: field.length.into(),
-            byte_order: if field.big_endian {
-                v1::ByteOrder::BigEndian
-            } else {
-                v1::ByteOrder::LittleEndian
-            }
-            .into(),
-        }),
+        VersionSource::UplinkField(field) => {
+            Source::UplinkField(device_parts::show_uplink_field(field))
+        }
     };
     Some(v1::VersionSource {
         source: Some(source),

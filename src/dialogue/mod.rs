@@ -10,13 +10,8 @@ use crate::lorawan::identifiers::DevEui;
 use crate::lorawan::{
     PackageVersion, clock_sync, firmware_management, fragmentation, multicast_setup,
 };
-use crate::record::{
-    Downlink, DownlinkId, Fleet, FleetDevice, Target, Uplink, VersionEvidence, VersionSource,
-};
+use crate::record::{Downlink, DownlinkId, Fleet, FleetDevice, Target, Uplink, VersionEvidence};
 use crate::time::Timestamp;
-
-/// Component whose version TS006 reports.
-pub const MAIN_COMPONENT: &str = "main";
 
 /// Times leftovers of one device are asked to be deleted in one run of the server. A device that does not answer has
 /// other things to do; it is asked again after a restart or when a task sets it up anew.
@@ -133,24 +128,28 @@ fn take_in(now: Timestamp, uplink: &Uplink, fleet: &mut Fleet) -> Option<(u8, Ve
     let profile = std::sync::Arc::clone(&fleet.get(uplink.dev_eui)?.profile);
     let f_port = uplink.f_port?;
     let (packages, payload) = (&profile.packages, &uplink.payload);
-    if let VersionSource::UplinkField(field) = profile.version_source
-        && let Some(version) = field.read(f_port, payload)
-    {
-        fleet.status_mut(uplink.dev_eui)?.note_version(
-            MAIN_COMPONENT,
-            version,
-            VersionEvidence::UplinkField,
-            now,
-        );
+    // Where all parts have fields of their own, the source of the profile speaks of none.
+    let first = profile.first_component();
+    let first = Some(first).filter(|first| {
+        let component = profile.component(first);
+        component.is_some_and(|it| it.version_field.is_none())
+    });
+    for (component, version) in profile.versions_in(f_port, payload) {
+        if let Some(component) = component.or(first) {
+            let status = fleet.status_mut(uplink.dev_eui)?;
+            status.note_version(component, version, VersionEvidence::UplinkField, now);
+        }
     }
     if packages
         .firmware_management
         .is_some_and(|p| p.f_port == f_port)
     {
         for command in firmware_management::decode_uplink(PackageVersion::V1, payload).commands {
-            if let firmware_management::UplinkCommand::DevVersionAns(answer) = command {
+            if let firmware_management::UplinkCommand::DevVersionAns(answer) = command
+                && let Some(component) = first
+            {
                 fleet.status_mut(uplink.dev_eui)?.note_version(
-                    MAIN_COMPONENT,
+                    component,
                     answer.fw_version,
                     VersionEvidence::FirmwareManagement,
                     now,

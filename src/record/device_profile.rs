@@ -39,7 +39,8 @@ pub struct DeviceProfile {
     pub uplink_interval: Duration,
     /// What a reboot does to the link.
     pub after_reboot: AfterReboot,
-    /// Where the running firmware version is read from.
+    /// Where the running firmware version is read from. It speaks of the component a task updates, outside tasks of
+    /// [`DeviceProfile::first_component`]; never of one with a field of its own.
     pub version_source: VersionSource,
     /// When the profile was created.
     #[serde(default)]
@@ -69,6 +70,10 @@ pub struct Component {
     pub max_image_bytes: Option<u32>,
     /// The devices apply patches in the container of `firmware::delta` to it.
     pub applies_deltas: bool,
+    /// Where an application uplink tells the version of this part; `None` = nothing but the profile's
+    /// [`DeviceProfile::version_source`] may tell it.
+    #[serde(default)]
+    pub version_field: Option<UplinkField>,
 }
 
 /// How the four bytes of `Descriptor` are made (TS004-2.0.0 §3.2 leaves them to the vendor).
@@ -171,6 +176,11 @@ pub struct DecoderLimits {
     /// The devices decode the Reed-Solomon code too ([`FragAlgo::ReedSolomon`]).
     #[serde(default)]
     pub reed_solomon: bool,
+    /// A finished data block stays with the device when its session is replaced or deleted (the application has copied
+    /// it to its slot), so that several images of one task may follow each other on one `FragIndex`. Without it they
+    /// need as many sessions at once.
+    #[serde(default)]
+    pub keeps_blocks: bool,
 }
 
 /// Whose meaning the numbers in `FragSessionStatusAns` have.
@@ -228,18 +238,55 @@ pub struct UplinkField {
     pub big_endian: bool,
 }
 
+/// The only part of devices whose profile lists none.
+const ONLY_COMPONENT: &str = "main";
+
 impl DeviceProfile {
     /// The part of that name; `None` if the devices have no such part.
     pub fn component(&self, name: &str) -> Option<Component> {
-        if self.components.is_empty() && name == "main" {
+        if self.components.is_empty() && name == ONLY_COMPONENT {
             return Some(Component {
                 name: name.to_owned(),
                 number: 0,
                 max_image_bytes: None,
                 applies_deltas: false,
+                version_field: None,
             });
         }
         self.components.iter().find(|c| c.name == name).cloned()
+    }
+
+    /// Application uplinks tell the version of that part in a field of its own.
+    pub fn has_own_field(&self, component: &str) -> bool {
+        let mut own = self.own_fields();
+        own.any(|(name, _)| name == component)
+    }
+
+    /// The part that [`DeviceProfile::version_source`] speaks of outside tasks: the first one without a field of its
+    /// own, `main` if there is none.
+    pub fn first_component(&self) -> &str {
+        let mut components = self.components.iter();
+        let without = components.find(|c| c.version_field.is_none());
+        without.map_or(ONLY_COMPONENT, |c| &c.name)
+    }
+
+    /// All versions an application uplink tells: `None` by [`DeviceProfile::version_source`], `Some` by the own field
+    /// of the part of that name, in the order of the profile.
+    pub fn versions_in(&self, f_port: u8, payload: &[u8]) -> Vec<(Option<&str>, u32)> {
+        let of_profile = match self.version_source {
+            VersionSource::FirmwareManagement => None,
+            VersionSource::UplinkField(field) => Some((None, field)),
+        };
+        let own = self.own_fields().map(|(name, field)| (Some(name), field));
+        let fields = of_profile.into_iter().chain(own);
+        fields
+            .filter_map(|(of, field)| Some((of, field.read(f_port, payload)?)))
+            .collect()
+    }
+
+    fn own_fields(&self) -> impl Iterator<Item = (&str, UplinkField)> {
+        let components = self.components.iter();
+        components.filter_map(|c| Some((c.name.as_str(), c.version_field?)))
     }
 
     /// The devices may be sent this code. Only status answers by the book tell how far a Reed-Solomon block is.
@@ -267,5 +314,127 @@ impl UplinkField {
         } else {
             bytes.iter().rev().fold(0, fold)
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn field(f_port: u8, offset: u8, length: u8) -> UplinkField {
+        UplinkField {
+            f_port,
+            offset,
+            length,
+            big_endian: true,
+        }
+    }
+
+    fn component(name: &str, version_field: Option<UplinkField>) -> Component {
+        Component {
+            name: name.to_owned(),
+            number: 0,
+            max_image_bytes: None,
+            applies_deltas: false,
+            version_field,
+        }
+    }
+
+    fn profile(version_source: VersionSource, components: Vec<Component>) -> DeviceProfile {
+        DeviceProfile {
+            tenant: TenantId::default(),
+            id: "meter".to_owned(),
+            display_name: String::new(),
+            lorawan_version: LorawanVersion::V1_0_4,
+            region: Region::Eu868,
+            supports_class_b: false,
+            supports_class_c: true,
+            always_class_c: false,
+            packages: Packages {
+                clock_sync: None,
+                multicast_setup: None,
+                fragmentation: None,
+                firmware_management: None,
+            },
+            limits: DecoderLimits {
+                max_nb_frag: 16_383,
+                max_frag_size: 239,
+                max_lost: None,
+                max_groups: 1,
+                max_frag_sessions: 1,
+                reed_solomon: false,
+                keeps_blocks: false,
+            },
+            status_interpretation: StatusInterpretation::Spec,
+            uplink_interval: Duration::from_secs(3600),
+            after_reboot: AfterReboot {
+                rejoins: false,
+                f_cnt_reset: FCntReset::Refuse,
+                loses_groups: false,
+            },
+            version_source,
+            created_at: Timestamp::default(),
+            updated_at: Timestamp::default(),
+            application_reboot: None,
+            components,
+            descriptor: DescriptorRule::Version,
+        }
+    }
+
+    #[test]
+    fn an_uplink_tells_the_version_of_the_profile_and_of_each_own_field() {
+        let components = vec![
+            component("radio", Some(field(10, 4, 2))),
+            component("main", None),
+            component("node", Some(field(11, 0, 1))),
+        ];
+        let source = VersionSource::UplinkField(field(10, 0, 4));
+        let profile = profile(source, components);
+        let payload = [0, 1, 2, 3, 4, 5];
+        assert_eq!(
+            profile.versions_in(10, &payload),
+            [(None, 0x0001_0203), (Some("radio"), 0x0405)]
+        );
+        assert_eq!(
+            profile.versions_in(10, &payload[..5]),
+            [(None, 0x0001_0203)]
+        );
+        assert_eq!(profile.versions_in(11, &payload), [(Some("node"), 0)]);
+        assert_eq!(profile.versions_in(12, &payload), []);
+    }
+
+    #[test]
+    fn versions_of_ts006_are_in_no_application_uplink() {
+        let components = vec![component("radio", Some(field(10, 0, 1)))];
+        let profile = profile(VersionSource::FirmwareManagement, components);
+        assert_eq!(profile.versions_in(10, &[7]), [(Some("radio"), 7)]);
+    }
+
+    #[test]
+    fn the_source_of_the_profile_speaks_of_the_first_component_without_a_field() {
+        let own = Some(field(10, 0, 1));
+        let first = |components: &[(&str, Option<UplinkField>)]| {
+            let components = components.iter().map(|(name, own)| component(name, *own));
+            profile(VersionSource::FirmwareManagement, components.collect())
+                .first_component()
+                .to_owned()
+        };
+        assert_eq!(first(&[]), "main");
+        assert_eq!(first(&[("app", None), ("main", None)]), "app");
+        assert_eq!(first(&[("app", own), ("radio", None)]), "radio");
+        assert_eq!(first(&[("app", own)]), "main");
+    }
+
+    #[test]
+    fn components_have_a_field_of_their_own_or_not() {
+        let components = vec![
+            component("app", None),
+            component("radio", Some(field(10, 0, 1))),
+        ];
+        let profile = profile(VersionSource::FirmwareManagement, components);
+        assert!(profile.has_own_field("radio"));
+        for without in ["app", "main", ""] {
+            assert!(!profile.has_own_field(without), "{without}");
+        }
     }
 }

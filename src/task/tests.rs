@@ -138,6 +138,7 @@ fn device(number: u64, links: &[(u64, f32)]) -> FleetDevice {
             max_groups: 4,
             max_frag_sessions: 4,
             reed_solomon: false,
+            keeps_blocks: false,
         },
         status_interpretation: StatusInterpretation::Spec,
         uplink_interval: Duration::from_secs(600),

@@ -75,6 +75,15 @@ fn abp(f_cnt_down: u32) -> v1::EndDevice {
     }
 }
 
+fn component(name: &str, version_field: Option<v1::UplinkField>) -> v1::Component {
+    v1::Component {
+        name: name.to_owned(),
+        number: u32::from(version_field.is_some()),
+        version_field,
+        ..Default::default()
+    }
+}
+
 #[tokio::test]
 async fn a_profile_shows_its_defaults() {
     let server = Server::start().await;
@@ -137,6 +146,18 @@ async fn a_bad_profile_is_refused_field_by_field() {
                 byte_order: 3,
             })),
         }),
+        components: vec![
+            component("main", None),
+            component(
+                "radio",
+                Some(v1::UplinkField {
+                    f_port: 200,
+                    offset_bytes: 242,
+                    length_bytes: 5,
+                    byte_order: 3,
+                }),
+            ),
+        ],
         ..profile()
     };
     let mut fields = bad_fields(create_profile(&server, bad).await);
@@ -145,6 +166,10 @@ async fn a_bad_profile_is_refused_field_by_field() {
         fields,
         [
             "clock_sync.version",
+            "components[1].version_field.byte_order",
+            "components[1].version_field.f_port",
+            "components[1].version_field.length_bytes",
+            "components[1].version_field.offset_bytes",
             "decoder_limits.max_frag_sessions",
             "decoder_limits.max_nb_frag",
             "display_name",
@@ -205,6 +230,51 @@ async fn a_profile_claims_reed_solomon_only_with_status_answers_by_the_book() {
         bad_fields(update(change, "status_interpretation").await),
         ["device_profile.decoder_limits.reed_solomon"]
     );
+}
+
+#[tokio::test]
+async fn a_profile_says_where_versions_of_components_are_and_that_blocks_are_kept() {
+    let server = Server::start().await;
+    let radio = component(
+        "radio",
+        Some(v1::UplinkField {
+            f_port: 10,
+            offset_bytes: 241,
+            length_bytes: 1,
+            byte_order: v1::ByteOrder::BigEndian.into(),
+        }),
+    );
+    let components = vec![component("main", None), radio];
+    let given = v1::DeviceProfile {
+        components: components.clone(),
+        ..profile()
+    };
+    let created = create_profile(&server, given).await.unwrap();
+    assert_eq!(created.components, components);
+    assert!(!created.decoder_limits.unwrap().keeps_finished_blocks);
+    let request = v1::UpdateDeviceProfileRequest {
+        device_profile: Some(v1::DeviceProfile {
+            name: created.name,
+            decoder_limits: Some(v1::DecoderLimits {
+                keeps_finished_blocks: true,
+                ..Default::default()
+            }),
+            ..Default::default()
+        }),
+        update_mask: mask(&["decoder_limits"]),
+        request_id: String::new(),
+    };
+    let changed = server.profiles().update_device_profile(request).await;
+    let changed = changed.unwrap().into_inner();
+    assert!(changed.decoder_limits.unwrap().keeps_finished_blocks);
+    assert_eq!(changed.components, components);
+    let got = server
+        .profiles()
+        .get_device_profile(v1::GetDeviceProfileRequest {
+            name: changed.name.clone(),
+        })
+        .await;
+    assert_eq!(got.unwrap().into_inner(), changed);
 }
 
 #[tokio::test]

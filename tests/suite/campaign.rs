@@ -773,6 +773,7 @@ fn profile(version: PackageVersion, uplink_interval: Duration) -> DeviceProfile 
             max_groups: 4,
             max_frag_sessions: 1,
             reed_solomon: false,
+            keeps_blocks: false,
         },
         status_interpretation: StatusInterpretation::Spec,
         uplink_interval,

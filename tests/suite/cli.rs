@@ -7,7 +7,7 @@ mod server;
 use std::process::Stdio;
 
 use lorawan_fuota::proto::v1;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
 
 use self::server::{SHA, Server};
@@ -406,6 +406,45 @@ async fn a_profile_claims_the_code_and_keeps_its_other_limits() {
     let limits = seen.profiles.iter().map(|p| p.decoder_limits.unwrap());
     let limits: Vec<_> = limits.map(|l| (l.reed_solomon, l.max_nb_frag)).collect();
     assert_eq!(limits, [(true, 500), (false, 500)]);
+}
+
+#[tokio::test]
+async fn a_profile_tells_where_versions_of_components_are_and_that_blocks_are_kept() {
+    let server = Server::start().await;
+    let args = [
+        "--json",
+        "profile",
+        "update",
+        "p",
+        "--keeps-finished-blocks",
+        "--component",
+        "main:0",
+        "--component",
+        "radio:1:98304@10:4:2:big",
+    ];
+    let run = server.run(&args).await;
+    assert_eq!(run.status, 0, "{run:?}");
+    let shown: Value = serde_json::from_str(&run.out).unwrap();
+    assert_eq!(shown["decoder_limits"]["keeps_finished_blocks"], true);
+    assert_eq!(shown["decoder_limits"]["max_nb_frag"], 500);
+    assert_eq!(shown["components"][0]["version_field"], Value::Null);
+    assert_eq!(
+        shown["components"][1]["version_field"],
+        json!({"f_port": 10, "offset_bytes": 4, "length_bytes": 2, "byte_order": "BIG_ENDIAN"})
+    );
+    let seen = server.fake.seen();
+    assert_eq!(seen.masks, [["components", "decoder_limits"]]);
+    let told = seen.profiles[0].components[1].version_field.unwrap();
+    assert_eq!(
+        (told.f_port, told.offset_bytes, told.length_bytes),
+        (10, 4, 2)
+    );
+    assert!(
+        seen.profiles[0]
+            .decoder_limits
+            .unwrap()
+            .keeps_finished_blocks
+    );
 }
 
 #[tokio::test]

@@ -51,6 +51,7 @@ fn scene(options: &CheckOptions, other: u32) -> Scene {
             number: 0,
             max_image_bytes: None,
             applies_deltas: true,
+            version_field: None,
         }];
     });
     scene.tell_versions();

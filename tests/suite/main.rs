@@ -26,6 +26,7 @@ mod cli_rollouts;
 mod control;
 mod deltas;
 mod device_formats;
+mod dialogue;
 mod forecast;
 mod foreign_codec_lrwn;
 mod foreign_device;

@@ -77,6 +77,7 @@ pub(crate) fn profile(tenant: &TenantId, id: &str) -> DeviceProfile {
             max_groups: 4,
             max_frag_sessions: 3,
             reed_solomon: true,
+            keeps_blocks: true,
         },
         status_interpretation: StatusInterpretation::LoraBasicsModem,
         uplink_interval: Duration::new(3600, 123_456_789),
@@ -102,6 +103,12 @@ pub(crate) fn profile(tenant: &TenantId, id: &str) -> DeviceProfile {
             number: 3,
             max_image_bytes: Some(99_000),
             applies_deltas: true,
+            version_field: Some(UplinkField {
+                f_port: 8,
+                offset: 241,
+                length: 2,
+                big_endian: false,
+            }),
         }],
         descriptor: DescriptorRule::Fixed([4, 3, 2, 1]),
     }

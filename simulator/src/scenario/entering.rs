@@ -232,6 +232,7 @@ fn profile(group: &Group, region: Region) -> DeviceProfile {
             max_groups: told.mc_group_count,
             max_frag_sessions: told.frag_index_count,
             reed_solomon: told.reed_solomon,
+            keeps_blocks: false,
         },
         status_interpretation: group.stack.status_interpretation,
         uplink_interval: group.uplink_interval,

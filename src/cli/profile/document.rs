@@ -6,6 +6,7 @@ use crate::cli::moment::{duration_json, duration_text, now, time_json, time_text
 use crate::cli::names::{hex, word, word_json};
 use crate::cli::output::{fields, nonzero};
 use crate::cli::profile::parts::{components_json, components_text, rule_text};
+use crate::cli::profile::version::{version_source_json, version_source_text};
 use crate::proto::v1;
 
 /// The LoRaWAN version, such as `1.0.4`.
@@ -41,33 +42,6 @@ fn package_json(package: Option<&v1::Package>) -> Value {
     )
 }
 
-/// Where its version is read from, as JSON.
-pub(super) fn version_source_json(profile: &v1::DeviceProfile) -> Value {
-    use v1::version_source::Source;
-    match profile.version_source.and_then(|it| it.source) {
-        None => Value::Null,
-        Some(Source::FirmwareManagement(())) => json!({"firmware_management": {}}),
-        Some(Source::UplinkField(field)) => json!({"uplink_field": {
-            "f_port": field.f_port,
-            "offset_bytes": field.offset_bytes,
-            "length_bytes": field.length_bytes,
-            "byte_order": word_json::<v1::ByteOrder>(field.byte_order),
-        }}),
-    }
-}
-
-fn version_source_text(profile: &v1::DeviceProfile) -> String {
-    use v1::version_source::Source;
-    match profile.version_source.and_then(|it| it.source) {
-        None => String::new(),
-        Some(Source::FirmwareManagement(())) => "TS006".into(),
-        Some(Source::UplinkField(field)) => format!(
-            "uplinks on port {}, {} bytes at {}",
-            field.f_port, field.length_bytes, field.offset_bytes
-        ),
-    }
-}
-
 /// A profile as JSON.
 pub(super) fn profile_json(profile: &v1::DeviceProfile) -> Value {
     json!({
@@ -88,6 +62,7 @@ pub(super) fn profile_json(profile: &v1::DeviceProfile) -> Value {
             "max_multicast_groups": limits.max_multicast_groups,
             "max_frag_sessions": limits.max_frag_sessions,
             "reed_solomon": limits.reed_solomon,
+            "keeps_finished_blocks": limits.keeps_finished_blocks,
         })),
         "status_interpretation": word_json::<v1::StatusInterpretation>(profile.status_interpretation),
         "uplink_interval": duration_json(profile.uplink_interval.as_ref()),
@@ -158,6 +133,14 @@ pub(super) fn profile_text(profile: &v1::DeviceProfile) -> String {
         (
             "decodes Reed-Solomon",
             String::from(if limits.reed_solomon { "yes" } else { "" }),
+        ),
+        (
+            "keeps finished blocks",
+            String::from(if limits.keeps_finished_blocks {
+                "yes"
+            } else {
+                ""
+            }),
         ),
         (
             "status answers",

@@ -2,6 +2,7 @@
 
 mod document;
 mod parts;
+mod version;
 
 use clap::{ArgAction, Args, Subcommand};
 use prost_types::Duration;
@@ -9,6 +10,7 @@ use serde_json::json;
 
 use self::document::{classes, lorawan_version, package_text, profile_json, profile_text};
 use self::parts::PartArgs;
+use self::version::parse_version_source;
 use super::connection::{ListArgs, pages};
 use super::moment::{distance_text, duration_parser, now};
 use super::names::{enum_parser, id, parse_hex, resource, word};
@@ -118,6 +120,11 @@ pub struct ProfileSettings {
     /// They decode the Reed-Solomon code of this project too (--reed-solomon=false takes it back)
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true, action = ArgAction::Set, help_heading = "Decoder limits")]
     reed_solomon: Option<bool>,
+
+    /// A finished data block survives the end of its session, so images of one task may follow each other in one
+    /// (--keeps-finished-blocks=false takes it back)
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true, action = ArgAction::Set, help_heading = "Decoder limits")]
+    keeps_finished_blocks: Option<bool>,
 
     /// The stack whose meaning its status answers have [default: SPEC]
     #[arg(long, value_parser = enum_parser::<v1::StatusInterpretation>())]
@@ -247,6 +254,11 @@ impl ProfileSettings {
             &mut limits.reed_solomon,
             self.reed_solomon,
         );
+        mask.put(
+            "decoder_limits",
+            &mut limits.keeps_finished_blocks,
+            self.keeps_finished_blocks,
+        );
 
         let reboot = profile.after_reboot.get_or_insert_default();
         mask.put("after_reboot", &mut reboot.rejoins, self.rejoins);
@@ -276,35 +288,6 @@ fn parse_application_reboot(text: &str) -> Result<v1::ApplicationReboot, String>
         })
     };
     read().ok_or_else(|| "expected F_PORT:HEX, such as 10:ff01".into())
-}
-
-fn parse_version_source(text: &str) -> Result<v1::VersionSource, String> {
-    use v1::version_source::Source;
-
-    const EXPECTED: &str = "expected ts006 or F_PORT:OFFSET:LENGTH[:big]";
-    if text.eq_ignore_ascii_case("ts006") {
-        return Ok(v1::VersionSource {
-            source: Some(Source::FirmwareManagement(())),
-        });
-    }
-    let parts: Vec<&str> = text.split(':').collect();
-    let (numbers, byte_order) = match parts.as_slice() {
-        [numbers @ .., "big"] => (numbers, v1::ByteOrder::BigEndian),
-        [numbers @ .., "little"] => (numbers, v1::ByteOrder::LittleEndian),
-        numbers => (numbers, v1::ByteOrder::LittleEndian),
-    };
-    let numbers: Result<Vec<u32>, _> = numbers.iter().map(|part| part.parse()).collect();
-    let Ok([f_port, offset_bytes, length_bytes]) = numbers.as_deref() else {
-        return Err(EXPECTED.into());
-    };
-    Ok(v1::VersionSource {
-        source: Some(Source::UplinkField(v1::UplinkField {
-            f_port: *f_port,
-            offset_bytes: *offset_bytes,
-            length_bytes: *length_bytes,
-            byte_order: byte_order.into(),
-        })),
-    })
 }
 
 /// Carries out one of the commands.
@@ -433,7 +416,6 @@ async fn list(args: ListArgs, context: &mut Context) -> Result<(), Failure> {
 
 #[cfg(test)]
 mod tests {
-    use super::document::version_source_json;
     use super::*;
 
     #[test]
@@ -460,25 +442,6 @@ mod tests {
             })),
             "v1:9"
         );
-    }
-
-    #[test]
-    fn the_version_comes_from_ts006_or_a_field() {
-        let json = |text: &str| {
-            version_source_json(&v1::DeviceProfile {
-                version_source: Some(parse_version_source(text).unwrap()),
-                ..Default::default()
-            })
-        };
-        assert_eq!(json("ts006"), json!({"firmware_management": {}}));
-        assert_eq!(
-            json("10:2:4:big")["uplink_field"]["byte_order"],
-            "BIG_ENDIAN"
-        );
-        assert_eq!(json("10:2:4")["uplink_field"]["length_bytes"], 4);
-        for wrong in ["", "10", "10:2", "10:2:4:middle", "10:2:4:5:big"] {
-            assert!(parse_version_source(wrong).is_err(), "{wrong}");
-        }
     }
 
     #[test]

@@ -4,6 +4,9 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use crate::cli::names::{hex, parse_hex};
+use crate::cli::profile::version::{
+    FIELD, parse_uplink_field, uplink_field_json, uplink_field_text,
+};
 use crate::cli::settings::Mask;
 use crate::proto::v1;
 use crate::proto::v1::descriptor_rule::Rule;
@@ -13,7 +16,8 @@ const PARTS: &str = "Parts of the devices";
 /// Which parts can be updated by themselves.
 #[derive(Args)]
 pub(super) struct PartArgs {
-    /// A part that can be updated: NAME:NUMBER[:SLOT_BYTES][:deltas]; may be repeated [default: main, of any size]
+    /// A part that can be updated: NAME:NUMBER[:SLOT_BYTES][:deltas][@F_PORT:OFFSET:LENGTH[:big]], where uplinks tell
+    /// its version after the @; may be repeated [default: main, of any size]
     #[arg(long = "component", value_name = "PART", value_parser = parse_component, help_heading = PARTS)]
     components: Vec<v1::Component>,
 
@@ -37,7 +41,11 @@ impl PartArgs {
 
 fn parse_component(text: &str) -> Result<v1::Component, String> {
     let read = || {
-        let mut parts = text.split(':').peekable();
+        let (part, field) = match text.split_once('@') {
+            None => (text, None),
+            Some((part, field)) => (part, Some(parse_uplink_field(field)?)),
+        };
+        let mut parts = part.split(':').peekable();
         let name = parts.next()?.to_owned();
         let number = parts.next()?.parse().ok()?;
         let bytes = parts.next_if(|part| *part != "deltas");
@@ -48,10 +56,13 @@ fn parse_component(text: &str) -> Result<v1::Component, String> {
             number,
             max_image_bytes: max_image_bytes.ok()?,
             applies_deltas,
+            version_field: field,
         })
     };
     read().ok_or_else(|| {
-        "expected NAME:NUMBER[:SLOT_BYTES][:deltas], such as main:0:245760:deltas".into()
+        format!(
+            "expected NAME:NUMBER[:SLOT_BYTES][:deltas][@{FIELD}], such as main:0:245760:deltas"
+        )
     })
 }
 
@@ -74,6 +85,7 @@ pub(super) fn components_json(profile: &v1::DeviceProfile) -> Value {
             "number": component.number,
             "max_image_bytes": component.max_image_bytes,
             "applies_deltas": component.applies_deltas,
+            "version_field": component.version_field.as_ref().map(uplink_field_json),
         })
     });
     shown.collect()
@@ -87,6 +99,9 @@ pub(super) fn components_text(profile: &v1::DeviceProfile) -> String {
         }
         if component.applies_deltas {
             text.push_str(", applies deltas");
+        }
+        if let Some(field) = &component.version_field {
+            text.push_str(&format!(", version in {}", uplink_field_text(field)));
         }
         text.push(')');
         text
@@ -126,6 +141,42 @@ mod tests {
         ] {
             assert!(parse_component(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn parts_say_where_uplinks_tell_their_version() {
+        let field = |text: &str| parse_component(text).unwrap().version_field;
+        assert_eq!(field("radio:1"), None);
+        let told = v1::UplinkField {
+            f_port: 10,
+            offset_bytes: 4,
+            length_bytes: 2,
+            byte_order: v1::ByteOrder::BigEndian.into(),
+        };
+        for text in ["radio:1@10:4:2:big", "radio:1:98304:deltas@10:4:2:big"] {
+            assert_eq!(field(text), Some(told), "{text}");
+        }
+        for bad in [
+            "radio:1@",
+            "radio:1@10:4",
+            "radio@10:4:2",
+            "radio:1@10:4:2@",
+        ] {
+            assert!(parse_component(bad).is_err(), "{bad}");
+        }
+        let components =
+            ["main:0", "radio:1@10:4:2:big"].map(|text| parse_component(text).unwrap());
+        let profile = v1::DeviceProfile {
+            components: components.into(),
+            ..Default::default()
+        };
+        assert_eq!(
+            components_text(&profile),
+            "main (number 0), radio (number 1, version in uplinks on port 10, 2 bytes at 4)"
+        );
+        let shown = components_json(&profile);
+        assert_eq!(shown[0]["version_field"], Value::Null);
+        assert_eq!(shown[1]["version_field"]["byte_order"], "BIG_ENDIAN");
     }
 
     #[test]

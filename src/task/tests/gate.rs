@@ -30,6 +30,7 @@ fn component(name: &str, number: u8, max_image_bytes: Option<u32>) -> Component 
         number,
         max_image_bytes,
         applies_deltas: true,
+        version_field: None,
     }
 }
 
