@@ -3,6 +3,8 @@
 //! Commands before an unreadable one count; the unreadable rest is counted and nothing more. An answer is matched by
 //! what it names (FragIndex, McGroupID), never by what was asked last.
 
+use std::time::Duration;
+
 use crate::lorawan::identifiers::DevEui;
 use crate::lorawan::{
     PackageVersion, clock_sync, firmware_management, fragmentation, multicast_setup,
@@ -13,6 +15,9 @@ use crate::time::Timestamp;
 use super::completion::BOOT_TIME;
 use super::conversation::Command;
 use super::{Campaign, Surroundings};
+
+/// A device that joins so much before the moment of its reboot did not reboot for it.
+const EARLY: Duration = Duration::from_secs(2);
 
 impl Campaign {
     /// Takes in an uplink of one of the task's devices.
@@ -210,9 +215,11 @@ impl Campaign {
         };
         match record.state {
             DeviceState::Rebooting => {
-                // It is back: its version can be asked for now.
+                // It is back: its version can be asked for now. If it came before the moment it was asked for, something
+                // else had it reboot, and the order may be lost with what it kept in RAM.
+                let early = record.reboot_at.is_some_and(|at| now + EARLY < at);
                 record.reboot_at = Some(record.reboot_at.map_or(now, |at| at.min(now)));
-                record.reboots_unanswered = 0;
+                record.reboots_unanswered = u8::from(early);
                 self.changed.devices.insert(dev_eui);
                 self.due.insert((now, dev_eui));
             }

@@ -14,6 +14,7 @@ mod api_records;
 mod api_rollouts;
 mod api_rules;
 mod api_server;
+mod api_several_images;
 mod api_support;
 mod api_tasks;
 mod api_tls;

@@ -55,9 +55,12 @@ const TABLE: &str = "
                                         simulator/gateway simulator/lab
     simulator/check            EDGE  -> time lorawan firmware record runtime simulator/random simulator/channel
                                         simulator/gateway simulator/device simulator/lab simulator/fleet
-                                        simulator/world simulator/checkers simulator/scene
+                                        simulator/world simulator/checkers simulator/scene simulator/image_set
+    simulator/image_set        EDGE  -> firmware record simulator/check simulator/device simulator/fleet
+                                        simulator/random
     simulator/scene            EDGE  -> time lorawan firmware record runtime simulator/device simulator/fleet
                                         simulator/world simulator/checkers simulator/check simulator/random
+                                        simulator/image_set
     simulator/minimise         EDGE  -> lorawan simulator/check simulator/checkers simulator/fleet simulator/world
     simulator/operator         EDGE  -> proto
     simulator/server           EDGE  ->
