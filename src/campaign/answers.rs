@@ -36,13 +36,11 @@ impl Campaign {
             talk.at_once = 0;
         }
         let Some(f_port) = uplink.f_port else { return };
+        let told_by_source = self.told_component(self.devices.get(&dev_eui), &profile);
         let told: Vec<(String, u32)> = profile
             .versions_in(f_port, &uplink.payload)
             .into_iter()
-            .map(|(component, version)| {
-                let component = component.unwrap_or_else(|| self.told_by(dev_eui, &profile));
-                (component.to_owned(), version)
-            })
+            .filter_map(|(own, version)| Some((own.or(told_by_source)?.to_owned(), version)))
             .collect();
         let told = (told.as_slice(), VersionEvidence::UplinkField);
         self.versions_reported(now, dev_eui, told, around);
@@ -178,8 +176,11 @@ impl Campaign {
                 let Some(device) = around.fleet.get(dev_eui) else {
                     return;
                 };
-                let component = self.told_by(dev_eui, &device.profile).to_owned();
-                let told = [(component, answer.fw_version)];
+                let component = self.told_component(self.devices.get(&dev_eui), &device.profile);
+                let told: Vec<(String, u32)> = component
+                    .map(|component| (component.to_owned(), answer.fw_version))
+                    .into_iter()
+                    .collect();
                 let told = (told.as_slice(), VersionEvidence::FirmwareManagement);
                 self.versions_reported(now, dev_eui, told, around);
                 self.answered(now, dev_eui);

@@ -313,11 +313,14 @@ impl Campaign {
                 ended_at: None,
             })
             .collect();
-        let all: Vec<DevEui> = devices.keys().copied().collect();
-        let slots = |s: &PlannedSession| match several {
-            false => Slots::choose(&s.devices, fleet),
-            // What one image puts on a device the next replaces, or it is deleted by the numbers of the last.
-            true => Slots::choose(&all, fleet).for_image(&task, s.image, &s.devices, fleet),
+        // What one image puts on a device the next replaces, or it is deleted by the numbers of the last.
+        let shared = several.then(|| {
+            let all: Vec<DevEui> = devices.keys().copied().collect();
+            Slots::choose(&all, fleet)
+        });
+        let slots = |s: &PlannedSession| match shared {
+            None => Slots::choose(&s.devices, fleet),
+            Some(slots) => slots.for_image(&task, s.image, &s.devices, fleet),
         };
         let first = plan.sessions.iter().filter(|s| s.wave == 0);
         let first = first.map(|s| s.image).min();

@@ -33,7 +33,8 @@ pub fn groups_to_reuse(
         return BTreeMap::new();
     }
     let mut reused = BTreeMap::new();
-    for session in &plan.sessions {
+    // Sessions of later images come to devices that hold the group of the first by then.
+    for session in plan.sessions.iter().filter(|session| session.image == 0) {
         let found = reusable(session, fleet, &kept).filter(|group| has_room(group, session, task));
         if let Some(group) = found {
             kept.remove(&group.session);

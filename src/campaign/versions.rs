@@ -16,31 +16,25 @@ use super::{Campaign, Surroundings};
 
 impl Campaign {
     /// The component that the profile's own version source speaks of: that of the task's images which has no field of
-    /// its own.
+    /// its own; `None` if it would be one that has.
     pub(super) fn told_component<'a>(
         &'a self,
-        record: &TaskDevice,
+        record: Option<&TaskDevice>,
         profile: &'a DeviceProfile,
-    ) -> &'a str {
+    ) -> Option<&'a str> {
         let first = profile.first_component();
         let all = self.images.iter().map(|(image, _)| image);
-        let of_task = [self.image_of(record)].into_iter().chain(all);
+        let of_task = record
+            .map(|record| self.image_of(record))
+            .into_iter()
+            .chain(all);
         let mut told = of_task
             .map(|image| image.component.as_str())
             .filter(|component| !profile.has_own_field(component));
-        let one = told.next();
-        match one {
-            Some(one) if one != first && !told.any(|other| other == first) => one,
-            _ => first,
+        match told.next() {
+            Some(one) if one != first && !told.any(|other| other == first) => Some(one),
+            _ => Some(first).filter(|first| !profile.has_own_field(first)),
         }
-    }
-
-    /// The same of a device by its name.
-    pub(super) fn told_by<'a>(&'a self, dev_eui: DevEui, profile: &'a DeviceProfile) -> &'a str {
-        let record = self.devices.get(&dev_eui);
-        record.map_or(profile.first_component(), |record| {
-            self.told_component(record, profile)
-        })
     }
 
     /// The component a `DevVersionReq` to the device asks about, if that is one its images of the task are for.
@@ -51,7 +45,7 @@ impl Campaign {
     ) -> Option<&'a str> {
         let asks = profile.packages.firmware_management.is_some()
             && profile.version_source == VersionSource::FirmwareManagement;
-        let told = self.told_component(record, profile);
+        let told = self.told_component(Some(record), profile)?;
         let ahead = record.images.iter().flat_map(|course| &course.ahead);
         let mut wanted = ahead
             .map(|ahead| self.image_at(ahead.image))
@@ -131,6 +125,15 @@ impl Campaign {
         if record.state != DeviceState::Rebooting || !rebooted {
             return;
         }
+        // What can be asked is asked before it is said what the device has come to.
+        let asked = self.asked_component(record, &device.profile);
+        let unknown = |component: &str| {
+            let told = device.status.versions.get(component);
+            told.is_none_or(|told| record.reboot_at.is_some_and(|at| told.at < at + BOOT_TIME))
+        };
+        if asked.is_some_and(unknown) {
+            return;
+        }
         let in_part = self.at_stake(record).any(runs);
         if record.reboots_unanswered > 0 && !in_part {
             return self.reboot_again(now, dev_eui, versions, around);
@@ -190,12 +193,15 @@ impl Campaign {
         let Some(record) = self.devices.get_mut(&dev_eui) else {
             return;
         };
+        let mut changed = false;
         if let Some(course) = &mut record.images {
+            let before = course.ahead.clone();
             for ahead in &mut course.ahead {
                 ahead.version_before = said(ahead.image).map(|(v, _)| v).or(ahead.version_before);
             }
             let has = |image| said(image).is_some_and(|(_, has)| has);
             course.ahead.retain(|ahead| !(together && has(ahead.image)));
+            changed = course.ahead != before;
         }
         let session = record
             .session
@@ -204,9 +210,12 @@ impl Campaign {
         if let Some((version, false)) = said(at)
             && record.state <= DeviceState::Ready
         {
+            changed |= record.version_before != Some(version);
             record.version_before = Some(version);
         }
-        self.changed.devices.insert(dev_eui);
+        if changed {
+            self.changed.devices.insert(dev_eui);
+        }
     }
 
     fn version_before(&self, record: &TaskDevice, component: &str) -> Option<u32> {

@@ -43,7 +43,7 @@ pub(super) fn check(task: &Task, images: &[&Image]) -> Result<(), PlanError> {
         }
         if matches!(task.reboot, RebootMode::AtTime { .. }) {
             let message = "devices reboot once for each image: one moment does not do";
-            return fail("reboot", message.to_owned());
+            return fail("reboot_mode", message.to_owned());
         }
     }
     Ok(())

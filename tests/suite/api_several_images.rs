@@ -31,9 +31,13 @@ async fn server() -> (Server, Vec<String>) {
         device_profile: Some(v1::DeviceProfile {
             name: "deviceProfiles/meter".to_owned(),
             components: vec![component("main", 0, None), component("radio", 1, Some(4))],
+            decoder_limits: Some(v1::DecoderLimits {
+                max_frag_sessions: 2,
+                ..Default::default()
+            }),
             ..profile()
         }),
-        update_mask: mask(&["components"]),
+        update_mask: mask(&["components", "decoder_limits"]),
         ..Default::default()
     };
     server
