@@ -155,7 +155,10 @@ fn read_template(fields: &mut Fields, given: Option<&v1::FuotaTask>, now: Timest
             }
         };
         never("images", !given.images.is_empty());
-        never("install_mode", given.install_mode != 0);
+        never(
+            "install_mode",
+            given.install_mode() == v1::InstallMode::InTurn,
+        );
         never("prepare_after", given.prepare_after.is_some());
         never("window_start", given.window_start.is_some());
         never("deadline", given.deadline.is_some());

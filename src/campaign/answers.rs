@@ -216,8 +216,8 @@ impl Campaign {
         };
         match record.state {
             DeviceState::Rebooting => {
-                // It is back: its version can be asked for now. If it came before the moment it was asked for, something
-                // else had it reboot, and the order may be lost with what it kept in RAM.
+                // It is back: its version can be asked for now. If it came before the moment it was asked for,
+                // something else had it reboot, and the order may be lost with what it kept in RAM.
                 let early = record.reboot_at.is_some_and(|at| now + EARLY < at);
                 record.reboot_at = Some(record.reboot_at.map_or(now, |at| at.min(now)));
                 record.reboots_unanswered = u8::from(early);

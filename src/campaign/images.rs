@@ -85,7 +85,7 @@ impl Campaign {
         self.go_on(now, dev_eui, evidence);
     }
 
-    /// The device runs the image it is at already: it is passed over. What it holds of others is installed all the same.
+    /// The device runs the image it is at already: it is passed over. What it holds of others is installed.
     pub(super) fn pass_over_image(&mut self, now: Timestamp, dev_eui: DevEui, evidence: String) {
         let course = self.devices.get(&dev_eui).and_then(|d| d.images.as_ref());
         let (more, holds) = course.map_or((false, false), |course| {

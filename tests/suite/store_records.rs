@@ -644,7 +644,7 @@ pub(crate) fn task_device(task: &str, n: u64, state: DeviceState, sequence: u64)
                 version_before: None,
                 at: at(53),
             }],
-            frag_sessions: [(1, CleanupState::Pending), (3, CleanupState::Left)].into(),
+            frag_sessions: [(1, CleanupState::Confirmed), (3, CleanupState::Left)].into(),
             managed: true,
             discard: [(0x0102_0304, CleanupState::Confirmed)].into(),
         })),
