@@ -12,8 +12,8 @@ use crate::lorawan::{
 use crate::record::{DeviceState, Uplink, VersionEvidence};
 use crate::time::Timestamp;
 
+use super::commands::Command;
 use super::completion::BOOT_TIME;
-use super::conversation::Command;
 use super::{Campaign, Surroundings};
 
 /// A device that joins so much before the moment of its reboot did not reboot for it.

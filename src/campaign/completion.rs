@@ -11,7 +11,7 @@ use crate::record::{
 };
 use crate::time::Timestamp;
 
-use super::conversation::Command;
+use super::commands::Command;
 use super::members::Part;
 use super::unicast::Needy;
 use super::{Campaign, Surroundings};

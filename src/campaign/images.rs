@@ -15,7 +15,7 @@ use crate::record::{
 };
 use crate::time::Timestamp;
 
-use super::windows::Next;
+use super::follow_ups::Next;
 use super::{Campaign, Surroundings};
 
 impl Campaign {

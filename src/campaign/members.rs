@@ -8,6 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::lorawan::identifiers::DevEui;
 use crate::record::{DeviceState, TaskDevice};
 
+use super::Campaign;
+
 /// The devices of all sessions, by what they are to them.
 #[derive(Debug, Default)]
 pub(super) struct Members {
@@ -88,8 +90,52 @@ impl Members {
     }
 }
 
+impl Campaign {
+    /// Devices of a session's group that are without the image; those that are sent to alone are not among them.
+    pub(super) fn members(&self, number: usize) -> impl Iterator<Item = &TaskDevice> {
+        let filed = merged(
+            self.members.filed(number, Part::Waiting),
+            self.members.filed(number, Part::Receiving),
+        );
+        self.parts(number, filed, |part| {
+            matches!(part, Part::Waiting | Part::Receiving)
+        })
+    }
+
+    pub(super) fn nobody_left(&self, number: usize) -> bool {
+        self.members(number).next().is_none()
+    }
+
+    /// Devices of a session that take part in it.
+    pub(super) fn receiving(&self, number: usize) -> impl Iterator<Item = DevEui> {
+        self.of_part(number, Part::Receiving).map(|d| d.dev_eui)
+    }
+
+    /// Devices without a verdict that are this to a session.
+    pub(super) fn of_part(&self, number: usize, part: Part) -> impl Iterator<Item = &TaskDevice> {
+        let filed = self.members.filed(number, part);
+        self.parts(number, filed, move |found| found == part)
+    }
+
+    /// Those of the devices filed, and of those this step has changed, that are what is asked for.
+    fn parts(
+        &self,
+        number: usize,
+        filed: impl Iterator<Item = DevEui>,
+        wanted: impl Fn(Part) -> bool,
+    ) -> impl Iterator<Item = &TaskDevice> {
+        merged(filed, self.changed.devices.iter().copied())
+            .filter(|dev_eui| self.open.contains(dev_eui))
+            .filter_map(|dev_eui| self.devices.get(&dev_eui))
+            .filter(move |device| {
+                let place = Part::of(device);
+                place.is_some_and(|(session, part)| usize::from(session) == number && wanted(part))
+            })
+    }
+}
+
 /// Two rising sequences as one, without what is in both twice.
-pub(super) fn merged(
+fn merged(
     one: impl Iterator<Item = DevEui>,
     other: impl Iterator<Item = DevEui>,
 ) -> impl Iterator<Item = DevEui> {

@@ -13,7 +13,7 @@ use crate::record::{DeviceState, FleetDevice, RebootMode, SuccessCriterion, Task
 use crate::time::Timestamp;
 
 use super::Campaign;
-use super::conversation::Command;
+use super::commands::Command;
 
 /// What is asked later than this before the moment of all is not asked for it any more.
 const LATEST: Duration = Duration::from_secs(30);

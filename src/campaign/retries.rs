@@ -10,7 +10,7 @@ use crate::lorawan::identifiers::DevEui;
 use crate::record::{DeviceClass, DeviceReason, DeviceState, SetupStage, TaskState};
 use crate::time::Timestamp;
 
-use super::windows::Next;
+use super::follow_ups::Next;
 use super::{Campaign, Surroundings};
 
 impl Campaign {

@@ -15,7 +15,7 @@ use crate::record::{
 };
 use crate::time::Timestamp;
 
-use super::conversation::Command;
+use super::commands::Command;
 use super::distribution::SessionRun;
 use super::{Campaign, Surroundings, keys};
 

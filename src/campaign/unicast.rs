@@ -20,7 +20,8 @@ use crate::task::plan;
 use crate::task::sizing::{self, Need};
 use crate::time::Timestamp;
 
-use super::conversation::{Command, REFUSED_PAUSE, UNICAST_LIFETIME};
+use super::commands::Command;
+use super::conversation::{REFUSED_PAUSE, UNICAST_LIFETIME};
 use super::members::Part;
 use super::rounds::{POLL_COST, round_size};
 use super::{Campaign, InFlight, Surroundings, Timing};

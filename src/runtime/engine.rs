@@ -7,23 +7,23 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::campaign::{AddressSpace, Campaign, Input, Order, Step, Surroundings, WaitingTask};
+use crate::campaign::{AddressSpace, Campaign, Input, Step, Surroundings, WaitingTask};
 use crate::dialogue::Dialogue;
 use crate::lorawan::identifiers::{DevEui, GatewayEui};
 use crate::lorawan::{clock_sync, firmware_management, fragmentation, multicast_setup};
 use crate::network::{DeviceLink, Network, NetworkCommand, NetworkEvent};
 use crate::record::{
-    Change, DeviceProfile, FCntReset, Fleet, FleetDevice, GatewaySettings, Heard, Image, Link,
-    MulticastGroup, MulticastGroupId, NetworkRequest, Package, Snapshot, StoredImage, Task, TaskId,
-    TaskReason, TaskState, TxReport, Uplink, Waiting,
+    Change, DeviceProfile, FCntReset, Fleet, FleetDevice, GatewaySettings, Heard, Link,
+    NetworkRequest, Package, Snapshot, TaskId, TaskReason, TaskState, TxReport, Uplink,
 };
+use crate::task::PlanError;
 use crate::task::clock::clock_off_us;
-use crate::task::{Plan, PlanError, PlanRequest, plan};
 use crate::time::Timestamp;
 
 use super::command::{Command, CommandError, NewDevice, Notice};
 use super::kept::holds_kept;
 use super::queue::Queue;
+use super::starts::order;
 
 /// A gateway not heard for longer is not counted on.
 const GATEWAY_LIVENESS: Duration = Duration::from_secs(60);
@@ -33,23 +33,23 @@ const MAX_LINKS: usize = 8;
 /// Everything that decides, for one network.
 pub struct Engine<N: Network> {
     pub(super) network: N,
-    addresses: AddressSpace,
+    pub(super) addresses: AddressSpace,
     pub(super) fleet: Fleet,
-    gateways: BTreeMap<GatewayEui, KnownGateway>,
+    pub(super) gateways: BTreeMap<GatewayEui, KnownGateway>,
     alive: Alive,
     dialogue: Dialogue,
     pub(super) campaigns: BTreeMap<u32, Campaign>,
-    busy: BTreeMap<DevEui, u32>,
-    queue: Queue,
+    pub(super) busy: BTreeMap<DevEui, u32>,
+    pub(super) queue: Queue,
     next_owner: u32,
     commands_malformed: u64,
     /// Somebody may have lost a group that is kept for a later task.
     pub(super) kept_unsure: bool,
 }
 
-struct KnownGateway {
-    settings: GatewaySettings,
-    seen: Option<Timestamp>,
+pub(super) struct KnownGateway {
+    pub(super) settings: GatewaySettings,
+    pub(super) seen: Option<Timestamp>,
 }
 
 /// The gateways heard of lately, so that they are not looked for at each uplink.
@@ -320,7 +320,13 @@ impl<N: Network> Engine<N> {
         }
     }
 
-    fn step_campaign(&mut self, now: Timestamp, owner: u32, inputs: &[Input<'_>], turn: &mut Turn) {
+    pub(super) fn step_campaign(
+        &mut self,
+        now: Timestamp,
+        owner: u32,
+        inputs: &[Input<'_>],
+        turn: &mut Turn,
+    ) {
         self.see_who_lives(now);
         let Some(campaign) = self.campaigns.get_mut(&owner) else {
             return;
@@ -424,19 +430,19 @@ impl<N: Network> Engine<N> {
     }
 
     /// Writes down a waiting task.
-    fn note_waiting(&self, now: Timestamp, waiting: &mut WaitingTask, turn: &mut Turn) {
+    pub(super) fn note_waiting(&self, now: Timestamp, waiting: &mut WaitingTask, turn: &mut Turn) {
         turn.changes.extend(waiting.take_changes(now));
         let (task, sequence) = (waiting.task().id.clone(), waiting.task().sequence);
         turn.notices.push(Notice::Task { task, sequence });
     }
 
-    fn new_owner(&mut self) -> u32 {
+    pub(super) fn new_owner(&mut self) -> u32 {
         let owner = self.next_owner;
         self.next_owner = self.next_owner.wrapping_add(1).max(Dialogue::OWNER + 1);
         owner
     }
 
-    fn add_campaign(&mut self, owner: u32, campaign: Campaign) {
+    pub(super) fn add_campaign(&mut self, owner: u32, campaign: Campaign) {
         let devices: Vec<DevEui> = campaign
             .devices()
             .filter(|d| campaign.concerns(*d))
@@ -646,102 +652,6 @@ impl<N: Network> Engine<N> {
         Ok(())
     }
 
-    /// Begins a task now; its devices are free.
-    fn begin(
-        &mut self,
-        now: Timestamp,
-        order: Order,
-        devices: &[DevEui],
-        groups: &[MulticastGroup],
-        turn: &mut Turn,
-    ) -> Result<(), CommandError> {
-        let plan = self.plan(now, &order, devices, groups)?;
-        let groups = self.groups_to_reuse(&plan, &order.task, turn);
-        let owner = self.new_owner();
-        let mut campaign = Campaign::start(now, owner, self.addresses, order, &plan, &self.fleet);
-        campaign.take_over(&mut self.fleet, groups);
-        self.add_campaign(owner, campaign);
-        self.step_campaign(now, owner, &[], turn);
-        Ok(())
-    }
-
-    /// Begins a task, or has it wait while others hold its devices. One that could never begin is refused at once.
-    fn begin_or_wait(
-        &mut self,
-        now: Timestamp,
-        order: Order,
-        devices: &[DevEui],
-        groups: Vec<MulticastGroup>,
-        turn: &mut Turn,
-    ) -> Result<(), CommandError> {
-        if devices.iter().all(|d| self.refuse_busy(*d).is_ok()) {
-            return self.begin(now, order, devices, &groups, turn);
-        }
-        match self.plan(now, &order, devices, &groups) {
-            // Once the task before is done there may be something to do.
-            Ok(_) | Err(CommandError::Plan(PlanError::NoDevices(_))) => {}
-            Err(error) => return Err(error),
-        }
-        let place = self.queue.next_place();
-        let waiting = Waiting { place, groups };
-        let mut waiting = WaitingTask::enqueue(now, order, devices, waiting);
-        self.note_waiting(now, &mut waiting, turn);
-        self.queue.add(waiting);
-        Ok(())
-    }
-
-    fn plan(
-        &self,
-        now: Timestamp,
-        order: &Order,
-        devices: &[DevEui],
-        groups: &[MulticastGroup],
-    ) -> Result<Plan, CommandError> {
-        let mut members = Vec::new();
-        for dev_eui in devices {
-            let device = self.fleet.get(*dev_eui);
-            let device = device.filter(|d| d.settings.tenant == order.task.tenant);
-            let missing = || CommandError::NotFound(format!("device {dev_eui}"));
-            members.push(device.ok_or_else(missing)?);
-        }
-        let gateways: Vec<GatewaySettings> =
-            self.gateways.values().map(|g| g.settings.clone()).collect();
-        let heard = self.gateways.iter();
-        let heard = heard
-            .filter_map(|(eui, gateway)| Some((*eui, gateway.seen?)))
-            .collect();
-        let images: Vec<&Image> = order.images.iter().map(|(image, _)| image).collect();
-        let deltas: Vec<&Image> = order.deltas.iter().map(|(delta, _)| delta).collect();
-        let request = PlanRequest {
-            deltas: &deltas,
-            ledgers: &self.network.air_ledgers(),
-            heard: &heard,
-            clocks: &self.network.clock_readings(),
-            now,
-            task: &order.task,
-            images: &images,
-            devices: members,
-            groups,
-            gateways: &gateways,
-        };
-        plan(&request).map_err(CommandError::Plan)
-    }
-
-    fn refuse_busy(&self, dev_eui: DevEui) -> Result<(), CommandError> {
-        let task: Option<&TaskId> = self
-            .busy
-            .get(&dev_eui)
-            .and_then(|owner| self.campaigns.get(owner))
-            .map(|c| &c.task().id);
-        let task = task.or_else(|| self.queue.wants(dev_eui));
-        match task {
-            Some(task) => Err(CommandError::Conflict(format!(
-                "device {dev_eui} is in the active task {task}"
-            ))),
-            None => Ok(()),
-        }
-    }
-
     /// The reboot that was expected of the device has happened.
     fn rebooted(&mut self, dev_eui: DevEui) {
         let expected = |d: &FleetDevice| d.status.reboot_expected;
@@ -772,32 +682,6 @@ impl<N: Network> Engine<N> {
             }
         }
     }
-}
-
-/// What a start asks for, and whom for: the devices it names, and the members of its groups.
-fn order(
-    task: Task,
-    (images, deltas): (Vec<StoredImage>, Vec<StoredImage>),
-    mut devices: Vec<DevEui>,
-    groups: &[MulticastGroup],
-) -> (Order, Vec<DevEui>) {
-    let named: BTreeSet<DevEui> = devices.iter().copied().collect();
-    let mut brought: BTreeMap<DevEui, MulticastGroupId> = BTreeMap::new();
-    for group in groups {
-        for dev_eui in group.devices.iter().filter(|d| !named.contains(d)) {
-            brought.entry(*dev_eui).or_insert_with(|| group.id.clone());
-        }
-    }
-    devices.extend(brought.keys());
-    devices.sort_unstable();
-    devices.dedup();
-    let order = Order {
-        task,
-        images,
-        deltas,
-        groups: brought,
-    };
-    (order, devices)
 }
 
 /// What piles up during a step.

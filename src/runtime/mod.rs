@@ -11,6 +11,7 @@ pub mod engine;
 mod kept;
 mod queue;
 pub mod secrets;
+mod starts;
 
 pub use command::{Command, CommandError, Counters, Handle, NewDevice, Notice};
 pub use drive::{Clock, drive};

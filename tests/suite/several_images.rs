@@ -12,8 +12,8 @@ use fuota_simulator::scene::Scene;
 use fuota_simulator::world::Faults;
 use lorawan_fuota::lorawan::identifiers::DevEui;
 use lorawan_fuota::record::{
-    CleanupState, DeviceReason, DeviceState, DistributionSession, RetryPolicy, SessionPhase,
-    SuccessCriterion, Task, TaskDevice, TaskState,
+    CleanupState, DeviceClass, DeviceReason, DeviceState, DistributionSession, RetryPolicy,
+    SessionPhase, SuccessCriterion, Task, TaskDevice, TaskState,
 };
 use lorawan_fuota::runtime::{Command, CommandError};
 use lorawan_fuota::task::PlanError;
@@ -398,4 +398,27 @@ fn crashes_and_broken_commits_lose_no_image() {
         crashes += outcome.crashes;
     }
     assert!(crashes > 0, "nothing struck");
+}
+
+#[test]
+fn worlds_where_everything_goes_wrong_update_all_or_say_why() {
+    let mut worlds = 0;
+    for seed in 7000..7090 {
+        let mut options = CheckOptions::of_seed(seed);
+        let slow = options.class == DeviceClass::A || options.spends_duty_cycle();
+        if slow || options.kept_groups {
+            continue;
+        }
+        let managed = options.fleet.stacks.have_firmware_management();
+        options.images = match seed % 4 {
+            0 => ImageSet::InTurn,
+            parts if managed => ImageSet::Together(u8::try_from(parts).unwrap()),
+            _ => ImageSet::InTurn,
+        };
+        options.image_bytes = options.image_bytes.min(4000);
+        let outcome = fuota_simulator::check::run(&options);
+        assert_eq!(outcome.violations, [], "seed {seed}: {options:?}");
+        worlds += 1;
+    }
+    assert!(worlds > 60, "{worlds}");
 }
