@@ -27,7 +27,7 @@ pub enum ImageSet {
 }
 
 /// Names of the further parts, by their numbers from 1.
-const PARTS: [&str; 3] = ["radio", "board", "modem"];
+pub const PARTS: [&str; 3] = ["radio", "board", "modem"];
 /// Version of the first of two firmwares.
 const BETWEEN: ImageVersion = ImageVersion {
     major: 1,
@@ -61,6 +61,14 @@ impl ImageSet {
         })
     }
 
+    /// Where the application's uplinks tell the version of a part.
+    pub fn version_field(number: u8) -> UplinkField {
+        UplinkField {
+            offset: VERSION_FIELD.offset + VERSION_FIELD.length * number,
+            ..VERSION_FIELD
+        }
+    }
+
     /// Gives a device the parts, if it has none.
     pub fn change_device(self, device: &mut DeviceConfig) {
         let firmware = &mut device.firmware;
@@ -90,10 +98,7 @@ impl ImageSet {
         let parts: Vec<Component> = self
             .parts()
             .map(|(number, _)| {
-                let field = UplinkField {
-                    offset: VERSION_FIELD.offset + VERSION_FIELD.length * number,
-                    ..VERSION_FIELD
-                };
+                let field = Self::version_field(number);
                 component(number, PARTS[usize::from(number) - 1], Some(field))
             })
             .collect();

@@ -5,7 +5,7 @@
 //! field names are those of the API. The lab runs until it is killed.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use lorawan_fuota::proto::v1;
@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use crate::demo::{lab, machine_code};
 use crate::device::{Activation, DeviceConfig, StackProfile};
 use crate::fleet::{Fleet, FleetOptions, MODEL, NEW_VERSION, Stacks};
+use crate::image_set::{ImageSet, PARTS};
 use crate::realtime::{RealTime, WallClock};
 
 /// What the lab can be told.
@@ -43,6 +44,10 @@ pub struct LabArgs {
     /// Where the signed image is written; a temporary file when not given.
     #[arg(long, value_name = "FILE")]
     pub image: Option<PathBuf>,
+    /// Further parts of each device, 0 to 3: radio, board, modem. Their signed images are written beside the first,
+    /// with the name of the part before the last extension.
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=3))]
+    pub parts: u8,
     /// Write the devices with their keys to this file, as `fuota device batch` reads them.
     #[arg(long, value_name = "FILE")]
     pub csv: Option<PathBuf>,
@@ -59,7 +64,7 @@ pub struct LabArgs {
 /// # Errors
 /// The image cannot be written or a socket cannot be opened.
 pub fn run(args: &LabArgs) -> Result<()> {
-    let fleet = Fleet::new(FleetOptions {
+    let mut fleet = Fleet::new(FleetOptions {
         seed: args.seed,
         devices: args.devices,
         gateways: args.gateways,
@@ -67,7 +72,12 @@ pub fn run(args: &LabArgs) -> Result<()> {
         stacks: args.stack,
         ..FleetOptions::default()
     });
-    let image = fleet.image(&machine_code(&std::env::current_exe()?, args.image_bytes)?)?;
+    let set = ImageSet::Together(args.parts);
+    for device in &mut fleet.devices {
+        set.change_device(device);
+    }
+    let code = machine_code(&std::env::current_exe()?, args.image_bytes)?;
+    let image = fleet.image(&code)?;
     let path = match &args.image {
         Some(path) => path.clone(),
         None => tempfile::Builder::new()
@@ -77,6 +87,19 @@ pub fn run(args: &LabArgs) -> Result<()> {
             .keep()?,
     };
     std::fs::write(&path, &image).with_context(|| format!("{}", path.display()))?;
+    let mut parts = Vec::new();
+    for (number, version) in set.parts() {
+        let name = PARTS[usize::from(number) - 1];
+        let of_part = fleet.image_of(version, &code[..code.len() / 2])?;
+        let path = beside(&path, name);
+        std::fs::write(&path, of_part).with_context(|| format!("{}", path.display()))?;
+        parts.push(json!({
+            "component": name,
+            "number": number,
+            "target_version": version.to_ts006(),
+            "image_path": path,
+        }));
+    }
     if let Some(csv) = &args.csv {
         std::fs::write(csv, device_list(&fleet)).with_context(|| format!("{}", csv.display()))?;
     }
@@ -84,7 +107,7 @@ pub fn run(args: &LabArgs) -> Result<()> {
         std::fs::write(path, fleet.public_key_pem())
             .with_context(|| format!("{}", path.display()))?;
     }
-    print_line(&description(&fleet, &path));
+    print_line(&description(&fleet, set, &path, &parts));
     tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?
@@ -94,6 +117,13 @@ pub fn run(args: &LabArgs) -> Result<()> {
             lab.run_until(std::future::pending::<()>()).await;
             Ok(())
         })
+}
+
+/// The path of a part's image: `app.signed.radio.bin` beside `app.signed.bin`.
+fn beside(image: &Path, part: &str) -> PathBuf {
+    let stem = image.file_stem().unwrap_or_default().to_string_lossy();
+    let extension = image.extension().unwrap_or_default().to_string_lossy();
+    image.with_file_name(format!("{stem}.{part}.{extension}"))
 }
 
 fn device_list(fleet: &Fleet) -> String {
@@ -113,7 +143,7 @@ fn device_list(fleet: &Fleet) -> String {
     list
 }
 
-fn description(fleet: &Fleet, image: &std::path::Path) -> Value {
+fn description(fleet: &Fleet, set: ImageSet, image: &Path, parts: &[Value]) -> Value {
     let options = &fleet.options;
     let device = |(device, stack): (&DeviceConfig, &StackProfile)| {
         let (join_eui, app_key) = match &device.activation {
@@ -132,7 +162,7 @@ fn description(fleet: &Fleet, image: &std::path::Path) -> Value {
     };
     let stacks = fleet.distinct_stacks();
     let profiles = stacks.iter().map(|stack| {
-        let record = profile(&fleet.profile_record(*stack));
+        let record = profile(&fleet.profile_record(*stack), set);
         (stack.name().to_owned(), record)
     });
     let profiles: serde_json::Map<String, Value> = profiles.collect();
@@ -145,20 +175,21 @@ fn description(fleet: &Fleet, image: &std::path::Path) -> Value {
         "profiles": profiles,
         "devices": fleet.devices.iter().zip(&fleet.stacks).map(device).collect::<Vec<_>>(),
         "image_path": image,
+        "parts": parts,
         "public_key_pem": fleet.public_key_pem(),
         "target_version": NEW_VERSION.to_ts006(),
     })
 }
 
 /// The profile with the API's field names, as protobuf's JSON form has it.
-fn profile(profile: &v1::DeviceProfile) -> Value {
+fn profile(profile: &v1::DeviceProfile, set: ImageSet) -> Value {
     let package = |p: &Option<v1::Package>| {
         p.as_ref()
             .map(|p| json!({ "version": p.version, "f_port": p.f_port }))
     };
     let limits = profile.decoder_limits.unwrap_or_default();
     let after = profile.after_reboot.unwrap_or_default();
-    json!({
+    let mut described = json!({
         "display_name": profile.display_name,
         "lorawan_version": profile.lorawan_version().as_str_name(),
         "region": profile.region().as_str_name(),
@@ -176,7 +207,39 @@ fn profile(profile: &v1::DeviceProfile) -> Value {
             "loses_multicast_groups": after.loses_multicast_groups,
         },
         "version_source": version_source(profile),
-    })
+    });
+    let components = components(set);
+    if !components.is_empty() {
+        described["components"] = components.into();
+        described["descriptor_rule"] = json!({ "component": true });
+        described["decoder_limits"]["max_frag_sessions"] = json!(4);
+        described["decoder_limits"]["keeps_finished_blocks"] = json!(true);
+    }
+    described
+}
+
+/// The main firmware, and the parts beside it with the places of their versions in the application's uplinks.
+fn components(set: ImageSet) -> Vec<Value> {
+    let parts: Vec<Value> = set
+        .parts()
+        .map(|(number, _)| {
+            let field = ImageSet::version_field(number);
+            json!({
+                "name": PARTS[usize::from(number) - 1],
+                "number": number,
+                "version_field": {
+                    "f_port": field.f_port,
+                    "offset_bytes": field.offset,
+                    "length_bytes": field.length,
+                    "byte_order": v1::ByteOrder::BigEndian.as_str_name(),
+                },
+            })
+        })
+        .collect();
+    if parts.is_empty() {
+        return parts;
+    }
+    [vec![json!({ "name": "main", "number": 0 })], parts].concat()
 }
 
 fn version_source(profile: &v1::DeviceProfile) -> Value {

@@ -1,5 +1,5 @@
-//! The session that follows: for devices that come too late for theirs, refuse its code or are tried again; and when the
-//! window of one can open.
+//! The session that follows: for devices that come too late for theirs, refuse its code or are tried again; and when
+//! the window of one can open.
 
 use std::time::Duration;
 

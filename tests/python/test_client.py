@@ -236,34 +236,25 @@ class Calls(Served):
             self.assertLessEqual(set(SERVICES), listed, version)
 
 
-class WholeTask(Served):
-    """From nothing to three devices that run the new version."""
+class Simulated(Served):
+    """A server with three simulated devices, and what an operator does to them."""
 
-    def test_a_task_brings_every_device_to_the_new_version(self):
+    def enter(self, *options):
+        """Starts a lab and enters all of it. Returns it, its devices, and when they have joined."""
         simulator = [BINARIES / "fuota-sim", "lab", "--udp", self.server.said["udp"]]
-        lab = self.start(*simulator, "--devices", 3, "--gateways", 1, "--seed", 7, "--json").said
+        lab = self.start(*simulator, "--devices", 3, "--gateways", 1, "--json", *options).said
         self.assertEqual(len(lab["devices"]), 3)
-
         self.enter_gateways(lab)
         devices = self.enter_devices(lab)
-        image = self.upload(lab)
+        self.trust.ImportTrustedKey(
+            trust_pb2.ImportTrustedKeyRequest(
+                trusted_key=trust_pb2.TrustedKey(public_key_pem=lab["public_key_pem"])
+            ),
+            timeout=CALL_SECONDS,
+        )
         until("every gateway is online", JOIN_SECONDS, lambda: self.gateways_online(lab))
         until("every device has joined", JOIN_SECONDS, lambda: self.joined(devices))
-
-        task = self.create_task(lab, image, devices)
-        plan = self.tasks.PlanTask(task_pb2.PlanTaskRequest(name=task.name), timeout=CALL_SECONDS)
-        self.assertTrue(plan.startable, plan.problems)
-        self.assertEqual(plan.device_count, 3)
-        self.assertGreater(plan.sessions[0].nb_frag, 0)
-        start = task_pb2.StartTaskRequest(name=task.name, etag=task.etag, request_id=new_id())
-        started = self.tasks.StartTask(start, timeout=CALL_SECONDS)
-        self.assertIn(started.state, (task_pb2.TASK_STATE_SCHEDULED, task_pb2.TASK_STATE_PREPARING))
-        # A repeat starts nothing twice.
-        self.assertEqual(self.tasks.StartTask(start, timeout=CALL_SECONDS), started)
-
-        watched = self.watch_with_a_break(task.name)
-        self.check_end(lab, task.name, watched)
-
+        return lab, devices
     def enter_gateways(self, lab):
         region = region_pb2.Region.Value("REGION_" + lab["region"])
         for fields in lab["gateways"]:
@@ -294,8 +285,8 @@ class WholeTask(Served):
             self.assertEqual(device.otaa.app_key, b"", "a key was given out")
         return [device.name for device in made]
 
-    def upload(self, lab):
-        content = pathlib.Path(lab["image_path"]).read_bytes()
+    def upload(self, path, target_version, component="main"):
+        content = pathlib.Path(path).read_bytes()
         digest = hashlib.sha256(content).hexdigest()
 
         def messages():
@@ -303,7 +294,8 @@ class WholeTask(Served):
                 metadata=image_pb2.ImageMetadata(
                     container=image_pb2.IMAGE_CONTAINER_MCUBOOT,
                     file_name="firmware.bin",
-                    target_version=lab["target_version"],
+                    component=component,
+                    target_version=target_version,
                     expected_sha256=digest,
                     activate=True,
                 )
@@ -311,14 +303,8 @@ class WholeTask(Served):
             for at in range(0, len(content), CHUNK_BYTES):
                 yield image_pb2.UploadImageRequest(chunk=content[at : at + CHUNK_BYTES])
 
-        key = self.trust.ImportTrustedKey(
-            trust_pb2.ImportTrustedKeyRequest(
-                trusted_key=trust_pb2.TrustedKey(public_key_pem=lab["public_key_pem"])
-            ),
-            timeout=CALL_SECONDS,
-        )
         image = self.images.UploadImage(messages(), timeout=CALL_SECONDS)
-        self.assertEqual(image.signed_by, key.name)
+        self.assertTrue(image.signed_by)
         self.assertEqual(image.name, f"images/{digest}")
         self.assertEqual(image.size_bytes, len(content))
         # The same bytes again are the same image.
@@ -336,10 +322,10 @@ class WholeTask(Served):
         found = [self.devices.GetDevice(request, timeout=CALL_SECONDS) for request in requests]
         return all(device.HasField("session") for device in found)
 
-    def create_task(self, lab, image, devices):
+    def create_task(self, lab, images, devices):
         task = task_pb2.FuotaTask(
             display_name="python",
-            images=[image.name],
+            images=[image.name for image in images],
             success_criterion=task_pb2.SUCCESS_CRITERION_RUNNING,
             device_class=region_pb2.DEVICE_CLASS_C,
             data_rate=lab["data_rate"],
@@ -350,6 +336,27 @@ class WholeTask(Served):
         self.assertEqual(made.device_counts.total, len(devices))
         self.assertEqual(self.tasks.CreateTask(request, timeout=CALL_SECONDS), made)
         return made
+
+
+class WholeTask(Simulated):
+    """From nothing to three devices that run the new version."""
+
+    def test_a_task_brings_every_device_to_the_new_version(self):
+        lab, devices = self.enter("--seed", 7)
+        image = self.upload(lab["image_path"], lab["target_version"])
+        task = self.create_task(lab, [image], devices)
+        plan = self.tasks.PlanTask(task_pb2.PlanTaskRequest(name=task.name), timeout=CALL_SECONDS)
+        self.assertTrue(plan.startable, plan.problems)
+        self.assertEqual(plan.device_count, 3)
+        self.assertGreater(plan.sessions[0].nb_frag, 0)
+        start = task_pb2.StartTaskRequest(name=task.name, etag=task.etag, request_id=new_id())
+        started = self.tasks.StartTask(start, timeout=CALL_SECONDS)
+        self.assertIn(started.state, (task_pb2.TASK_STATE_SCHEDULED, task_pb2.TASK_STATE_PREPARING))
+        # A repeat starts nothing twice.
+        self.assertEqual(self.tasks.StartTask(start, timeout=CALL_SECONDS), started)
+
+        watched = self.watch_with_a_break(task.name)
+        self.check_end(lab, task.name, watched)
 
     def watch_with_a_break(self, name):
         """Follows the task to its end, breaking off once on purpose. Returns the records as last seen."""
@@ -397,6 +404,43 @@ class WholeTask(Served):
         sessions = self.tasks.ListDistributionSessions(request, timeout=CALL_SECONDS).sessions
         self.assertGreaterEqual(sessions[0].uncoded_fragments_sent, sessions[0].nb_frag)
         self.assertGreater(task.airtime_us, 0)
+
+
+class TwoImages(Simulated):
+    """A firmware and a radio part for three devices, in one task with one reboot."""
+
+    def test_both_run_after_one_reboot(self):
+        lab, devices = self.enter("--seed", 8, "--parts", 1)
+        part = lab["parts"][0]
+        images = [
+            self.upload(lab["image_path"], lab["target_version"]),
+            self.upload(part["image_path"], part["target_version"], part["component"]),
+        ]
+        task = self.create_task(lab, images, devices)
+        start = task_pb2.StartTaskRequest(name=task.name, request_id=new_id())
+        self.tasks.StartTask(start, timeout=CALL_SECONDS)
+        watch = task_pb2.WatchTaskRequest(name=task.name)
+        for _ in self.tasks.WatchTask(watch, timeout=TASK_SECONDS):
+            pass
+
+        ended = self.tasks.GetTask(task_pb2.GetTaskRequest(name=task.name), timeout=CALL_SECONDS)
+        self.assertEqual(ended.state, task_pb2.TASK_STATE_COMPLETED, ended)
+        self.assertEqual(ended.device_counts.running, 3, ended)
+        names = [image.name for image in images]
+        request = task_pb2.ListDistributionSessionsRequest(parent=task.name)
+        sessions = self.tasks.ListDistributionSessions(request, timeout=CALL_SECONDS).sessions
+        self.assertEqual([session.image for session in sessions][:2], names)
+        self.assertEqual([session.frag_index for session in sessions][:2], [0, 1])
+        request = task_pb2.ListTaskDevicesRequest(parent=task.name)
+        for device in self.tasks.ListTaskDevices(request, timeout=CALL_SECONDS).task_devices:
+            self.assertEqual([image.image for image in device.images], names, device)
+            done = task_pb2.TASK_DEVICE_IMAGE_STATE_DONE
+            self.assertEqual(device.images[0].state, done, device)
+        for name in devices:
+            device = self.devices.GetDevice(device_pb2.GetDeviceRequest(name=name), timeout=CALL_SECONDS)
+            versions = {component: seen.version for component, seen in device.versions.items()}
+            expected = {"main": lab["target_version"], part["component"]: part["target_version"]}
+            self.assertEqual(versions, expected)
 
 
 if __name__ == "__main__":

@@ -67,7 +67,8 @@ const TABLE: &str = "
     simulator/demo             EDGE  -> time lorawan proto simulator/bound simulator/channel simulator/gateway
                                         simulator/device simulator/lab simulator/realtime simulator/fleet
                                         simulator/operator simulator/server
-    simulator/lab_command      EDGE  -> proto simulator/demo simulator/device simulator/fleet simulator/realtime
+    simulator/lab_command      EDGE  -> proto simulator/demo simulator/device simulator/fleet simulator/image_set
+                                        simulator/realtime
     simulator/redundancy       EDGE  -> time lorawan record simulator/bound simulator/channel simulator/check
                                          simulator/device simulator/fleet simulator/lab simulator/scene
                                          simulator/world
