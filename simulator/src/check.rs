@@ -245,22 +245,31 @@ impl CheckOptions {
         // Devices without TS006 would run the image of the earlier task.
         let managed = self.fleet.stacks.have_firmware_management();
         self.kept_groups = random.chance(0.12) && managed && self.class != DeviceClass::A;
-        self.with_images(managed)
+        self.with_images()
+    }
+
+    /// Has the task bring these images. Devices without TS006 install by themselves, and so none of several together;
+    /// groups that an earlier task has left are tried with one image alone.
+    pub fn bring(&mut self, images: ImageSet) {
+        let together = matches!(images, ImageSet::Together(_));
+        self.images = match together && !self.fleet.stacks.have_firmware_management() {
+            true => ImageSet::InTurn,
+            false => images,
+        };
+        self.kept_groups &= self.images == ImageSet::One;
     }
 
     /// Several images, in one world of ten. Where a device spends days on one, one is enough.
-    fn with_images(mut self, managed: bool) -> Self {
+    fn with_images(mut self) -> Self {
         let mut random = Random::of(self.fleet.seed, 0x13a6e5);
         let quick = self.class != DeviceClass::A && !self.spends_duty_cycle() && !self.kept_groups;
         if random.chance(0.9) || !quick {
             return self;
         }
-        // Devices without TS006 install by themselves, and so none of several together.
-        self.images = match random.index(4) {
+        self.bring(match random.index(4) {
             0 => ImageSet::InTurn,
-            parts if managed => ImageSet::Together(u8::try_from(parts).unwrap_or(1)),
-            _ => ImageSet::InTurn,
-        };
+            parts => ImageSet::Together(u8::try_from(parts).unwrap_or(1)),
+        });
         self
     }
 }

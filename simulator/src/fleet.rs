@@ -80,7 +80,7 @@ impl Stacks {
     }
 
     /// All of them have TS006: devices run an image when they are told to.
-    pub fn have_firmware_management(self) -> bool {
+    pub(crate) fn have_firmware_management(self) -> bool {
         match self {
             Self::One(stack) => stack.packages().firmware_management,
             Self::Mix => false,

@@ -37,6 +37,29 @@ const BETWEEN: ImageVersion = ImageVersion {
 };
 
 impl ImageSet {
+    /// The set of that name: `one`, `together-2`, `in-turn`.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn from_name(name: &str) -> Result<Self, String> {
+        let all = [Self::One, Self::InTurn]
+            .into_iter()
+            .chain((1..=3).map(Self::Together));
+        let mut found = all.filter(|set| set.name() == name);
+        found
+            .next()
+            .ok_or_else(|| "none of one, together-1, together-2, together-3, in-turn".to_owned())
+    }
+
+    /// What [`ImageSet::from_name`] reads.
+    pub fn name(self) -> String {
+        match self {
+            Self::One => "one".to_owned(),
+            Self::Together(parts) => format!("together-{parts}"),
+            Self::InTurn => "in-turn".to_owned(),
+        }
+    }
+
     /// How the images come to run.
     pub fn install(self) -> InstallMode {
         match self {

@@ -11,6 +11,7 @@ use fuota_simulator::demo::{self, DemoArgs};
 use fuota_simulator::energy::PowerProfile;
 use fuota_simulator::fleet::Stacks;
 use fuota_simulator::forecast_command::{self, ForecastArgs};
+use fuota_simulator::image_set::ImageSet;
 use fuota_simulator::lab_command::{self, LabArgs};
 use fuota_simulator::minimise::{Simpler, log, minimise};
 use fuota_simulator::redundancy_command::{self, RedundancyArgs};
@@ -82,6 +83,10 @@ struct CheckArgs {
     /// Frames lost, in percent, in each direction; drawn for each world when not given.
     #[arg(long, value_parser = clap::value_parser!(u32).range(0..=60))]
     loss: Option<u32>,
+    /// What the tasks bring: one, together-1 to together-3 (the main firmware and so many parts), or in-turn; drawn for
+    /// each world when not given.
+    #[arg(long, value_parser = ImageSet::from_name)]
+    images: Option<ImageSet>,
     /// Print failures as they are, without looking for smaller worlds that fail alike.
     #[arg(long)]
     quick: bool,
@@ -138,6 +143,7 @@ fn check_worlds(args: &CheckArgs) -> ExitCode {
         image_bytes: args.image_bytes,
         stacks: args.stack,
         loss_percent: args.loss,
+        images: args.images,
     };
     let (mut failed, mut tried) = (0u64, 0u64);
     for seed in args.from..args.from.saturating_add(args.seeds) {

@@ -10,6 +10,7 @@ use lorawan_fuota::lorawan::identifiers::DevEui;
 use crate::check::{self, CheckOptions, Outcome};
 use crate::checkers::{Checker, Event};
 use crate::fleet::Stacks;
+use crate::image_set::ImageSet;
 use crate::world::Faults;
 
 /// What a world is simplified by; the defaults change nothing.
@@ -27,6 +28,8 @@ pub struct Simpler {
     pub stacks: Option<Stacks>,
     /// Another loss than the seed says, in percent.
     pub loss_percent: Option<u32>,
+    /// Other images than the seed says.
+    pub images: Option<ImageSet>,
 }
 
 /// Lines of a log that are shown.
@@ -64,6 +67,10 @@ impl Simpler {
                     options.kept_groups = false;
                     true
                 }
+                "several" => {
+                    options.images = ImageSet::One;
+                    true
+                }
                 name => options.faults.without(name),
             };
             if !known {
@@ -75,6 +82,7 @@ impl Simpler {
         fleet.devices = self.devices.unwrap_or(fleet.devices);
         fleet.gateways = self.gateways.unwrap_or(fleet.gateways);
         options.image_bytes = self.image_bytes.unwrap_or(options.image_bytes);
+        options.bring(self.images.unwrap_or(options.images));
         Ok(options)
     }
 
@@ -92,6 +100,7 @@ impl Simpler {
         add("image-bytes", self.image_bytes.map(|n| n.to_string()));
         add("stack", self.stacks.map(|stacks| stacks.name().to_owned()));
         add("loss", self.loss_percent.map(|n| n.to_string()));
+        add("images", self.images.map(|images| images.name()));
         let without = (!self.without.is_empty()).then(|| self.without.join(","));
         add("without", without);
         command
@@ -122,7 +131,7 @@ pub fn minimise(seed: u64, from: &Simpler, checker: Checker) -> Smallest {
         }
         fails
     };
-    let others = ["loss", "share", "hurry", "spread", "kept"];
+    let others = ["loss", "share", "hurry", "spread", "kept", "several"];
     for name in Faults::names().chain(others) {
         let mut candidate = best.clone();
         candidate.without.push(name.to_owned());

@@ -252,7 +252,7 @@ fn write_radio(fields: &mut Fields, given: &v1::FuotaTask, task: &mut Task) {
         }
     };
     task.options.descriptor = match given.frag_descriptor.as_ref() {
-        [] => Some([0; 4]),
+        [] => None,
         bytes => {
             let descriptor = <[u8; 4]>::try_from(bytes).ok();
             if descriptor.is_none() {
@@ -368,7 +368,7 @@ pub(super) fn show_task(task: &Task, counts: &StateCounts) -> v1::FuotaTask {
         data_rate: options.data_rate.map(u32::from),
         frequency_hz: options.frequency_hz.unwrap_or(0),
         frag_size: options.frag_size.unwrap_or(0).into(),
-        frag_descriptor: options.descriptor.unwrap_or_default().to_vec().into(),
+        frag_descriptor: options.descriptor.map_or_else(Vec::new, Vec::from).into(),
         frag_algo: show_frag_algo(options.frag_algo).into(),
         tags: task.tags.clone(),
         multicast_groups: task

@@ -1,5 +1,5 @@
 //! A task of several images: a device goes from one to the next, and waits in between until every other device of its
-//! wave has a verdict or waits too, so that all share the next image's frames.
+//! wave has a verdict or waits too, so that all share the next image's frames; but not for long for the last of them.
 //!
 //! Images that are installed together ([`InstallMode::Together`]) stay on the device, each under the `FragIndex` that
 //! is its place in the task, until all are there; then the device is asked to reboot, once. Who fails before that is
@@ -7,6 +7,7 @@
 //! ([`InstallMode::InTurn`]) each image runs before the next is sent.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use crate::lorawan::identifiers::DevEui;
 use crate::record::{
@@ -17,6 +18,10 @@ use crate::time::Timestamp;
 
 use super::follow_ups::Next;
 use super::{Campaign, Surroundings};
+
+/// Uplinks of the slowest device that others wait for it after the last of them is through, and the least they wait.
+const STRAGGLERS_UPLINKS: u32 = 3;
+const STRAGGLERS_LEAST: Duration = Duration::from_secs(300);
 
 impl Campaign {
     /// The image at a place of the task.
@@ -117,6 +122,7 @@ impl Campaign {
             course.frag_sessions.insert(index, CleanupState::Pending);
             device.frag_cleanup = CleanupState::NotNeeded;
         }
+        course.waits_since = Some(now);
         device.session = Some(next.session);
         device.version_before = next.version_before;
         device.state = DeviceState::Preparing;
@@ -131,6 +137,7 @@ impl Campaign {
         self.changed.devices.insert(dev_eui);
         self.due.insert((now, dev_eui));
         self.held_back.insert(dev_eui);
+        (self.last_held, self.newly_held) = (Some(now), true);
     }
 
     /// A device that has rebooted and does not run what it got starts from its first image again: what it held is gone.
@@ -186,14 +193,35 @@ impl Campaign {
         let waits = device.images.is_some() && device.state < DeviceState::Receiving;
         let open = self.open.contains(&dev_eui) && device.retry_at.is_none();
         if open && waits && rests && in_wave {
+            let since = device.images.as_ref().and_then(|course| course.waits_since);
             self.held_back.insert(dev_eui);
+            self.last_held = self.last_held.max(since.or(self.task.started_at));
+            self.newly_held = true;
         }
     }
 
-    /// Begins the next image once nobody of the wave is busy with an earlier one.
+    /// When the next image begins for those who wait, though others of the wave are still busy with an earlier one: one
+    /// that is gone must not keep all from it.
+    pub(super) fn next_image_at(&self) -> Option<Timestamp> {
+        let waits = !self.held_back.is_empty();
+        self.last_held
+            .filter(|_| waits)
+            .map(|last| last + self.image_patience)
+    }
+
+    /// Begins the next image once nobody of the wave is busy with an earlier one, or nobody has come to wait for long.
+    /// Devices whose session has begun, or is one of class A, have nobody to wait for.
     pub(super) fn see_to_images(&mut self, now: Timestamp, around: &Surroundings<'_>) {
         let waiting = self.held_back.len();
-        if waiting == 0 || self.open_in_wave > waiting || self.task.state == TaskState::Cancelling {
+        if waiting == 0 || self.task.state == TaskState::Cancelling {
+            return;
+        }
+        if self.image_patience == Duration::ZERO {
+            self.image_patience = self.patience_for_images(around);
+        }
+        let all_wait = self.open_in_wave <= waiting;
+        let due = all_wait || self.next_image_at().is_some_and(|at| at <= now);
+        if !due && !std::mem::take(&mut self.newly_held) {
             return;
         }
         let mut by_session: BTreeMap<(u8, usize), Vec<DevEui>> = BTreeMap::new();
@@ -204,16 +232,39 @@ impl Campaign {
                 devices.or_default().push(*dev_eui);
             }
         }
-        let first = by_session.keys().next().map(|(image, _)| *image);
-        for ((image, number), devices) in by_session {
-            if Some(image) == first {
-                self.begin_image(now, number, devices, around);
-            }
+        let rests = |number: usize| {
+            let session = self.sessions.get(number).map(|s| &s.record);
+            session.is_none_or(|s| {
+                s.class != DeviceClass::A
+                    && matches!(s.phase, SessionPhase::Planned | SessionPhase::Closed)
+            })
+        };
+        let mut first = by_session.keys().filter(|(_, number)| rests(*number));
+        let first = first.next().map(|(image, _)| *image).filter(|_| due);
+        let begins: Vec<(usize, Vec<DevEui>)> = by_session
+            .into_iter()
+            .filter(|((image, number), _)| Some(*image) == first || !rests(*number))
+            .map(|((_, number), devices)| (number, devices))
+            .collect();
+        if begins.is_empty() {
+            return;
         }
+        for (number, devices) in begins {
+            self.begin_image(now, number, devices, around);
+        }
+        self.last_held = Some(now);
         self.enter(TaskState::Preparing);
     }
 
-    /// Begins the session that was planned for an image, or another one for devices that come after it.
+    /// A few uplinks of the device with the fewest: who is busy shows in them how far it is.
+    fn patience_for_images(&self, around: &Surroundings<'_>) -> Duration {
+        let devices = self.devices.keys().filter_map(|d| around.fleet.get(*d));
+        let interval = devices.map(|d| d.profile.uplink_interval).max();
+        (interval.unwrap_or_default() * STRAGGLERS_UPLINKS).max(STRAGGLERS_LEAST)
+    }
+
+    /// Begins the session that was planned for an image, or another one for devices that come after it; one that goes
+    /// on has them as late devices.
     fn begin_image(
         &mut self,
         now: Timestamp,
@@ -223,16 +274,23 @@ impl Campaign {
     ) {
         for dev_eui in &devices {
             self.held_back.remove(dev_eui);
+            self.due.insert((now, *dev_eui));
         }
-        let session = self.sessions.get(number).map(|s| &s.record);
-        let class = session.map_or(DeviceClass::C, |s| s.class);
-        let planned = session.is_some_and(|s| s.phase == SessionPhase::Planned);
+        let Some(session) = self.sessions.get_mut(number) else {
+            return;
+        };
+        let (phase, class) = (session.record.phase, session.record.class);
+        let frag_algo = session.record.block.frag_algo;
+        if !matches!(phase, SessionPhase::Planned | SessionPhase::Closed) {
+            session.late_seen_to = false;
+            return;
+        }
         let start = self.setup_ends(now, &devices, class, around);
-        if planned && !self.is_beyond(start) {
+        if phase == SessionPhase::Planned && !self.is_beyond(start) {
             return self.begin_session(now, number, start);
         }
         let next = Next {
-            frag_algo: session.map(|s| s.block.frag_algo).unwrap_or_default(),
+            frag_algo,
             start,
             why: "it comes after the session of its image",
             reason: DeviceReason::WindowClosed,

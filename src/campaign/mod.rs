@@ -39,6 +39,7 @@ mod whole;
 mod windows;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use crate::lorawan::identifiers::{DevEui, GatewayEui};
 use crate::record::{
@@ -89,6 +90,11 @@ pub struct Campaign {
     retrying: BTreeSet<DevEui>,
     /// Devices of the current wave that wait for their next image to begin.
     held_back: BTreeSet<DevEui>,
+    /// When the last of them came to wait; and whether one has since that was looked at.
+    last_held: Option<Timestamp>,
+    newly_held: bool,
+    /// How long they wait for others; zero until it is known.
+    image_patience: Duration,
     /// Devices the task was done with lately.
     released: Vec<DevEui>,
     /// When to look after a device without having heard it.
@@ -188,6 +194,8 @@ pub enum Timer {
     NextWave,
     /// Failed devices are tried again.
     Retry,
+    /// The next image begins without the last devices.
+    NextImage,
     /// A distribution window opens.
     WindowOpens,
     /// The next fragment or poll may be handed over.
@@ -273,6 +281,9 @@ impl Campaign {
                 .map(|d| d.dev_eui)
                 .collect(),
             held_back: BTreeSet::new(),
+            last_held: None,
+            newly_held: false,
+            image_patience: Duration::ZERO,
             released: Vec::new(),
             due: BTreeSet::new(),
             task,
@@ -408,7 +419,8 @@ impl Campaign {
             self.task.deadline.map(|at| (at, Timer::Deadline))
         };
         let retry = self.retries_at().map(|at| (at, Timer::Retry));
-        let waits = next_wave.into_iter().chain(retry).chain(end);
+        let image = self.next_image_at().map(|at| (at, Timer::NextImage));
+        let waits = next_wave.into_iter().chain(retry).chain(image).chain(end);
         sessions.chain(devices).chain(waits).min()
     }
 

@@ -31,6 +31,9 @@ pub struct ImageCourse {
     pub done: Vec<ImageDone>,
     /// Fragmentation sessions on the device beside the one of its session, by `FragIndex`.
     pub frag_sessions: BTreeMap<u8, CleanupState>,
+    /// Since when it waits for its present image, or waited.
+    #[serde(default)]
+    pub waits_since: Option<Timestamp>,
     /// It has TS006: it tells what it thinks of an image.
     pub managed: bool,
     /// Good images that wait on the device and must not be installed any more, by their versions.

@@ -17,6 +17,7 @@ use lorawan_fuota::record::{
 };
 use lorawan_fuota::runtime::{Command, CommandError};
 use lorawan_fuota::task::PlanError;
+use lorawan_fuota::time::Timestamp;
 
 const DEVICES: u32 = 12;
 
@@ -368,6 +369,35 @@ fn a_cancelled_task_takes_back_what_waits() {
 }
 
 #[test]
+fn who_is_gone_keeps_nobody_from_the_next_image() {
+    for class in [DeviceClass::A, DeviceClass::C] {
+        let mut options = options(15, ImageSet::Together(1));
+        (options.class, options.image_bytes) = (class, 1500);
+        let mut scene = Scene::with(&options, |device| {
+            // It is set up, and never heard again.
+            if device.dev_eui.0 & 0xff == 1 {
+                let settled = Timestamp::from_unix_seconds(1_800_000_240);
+                device.silent_from = Some(settled);
+            }
+        });
+        let (outcome, _) = run(&mut scene, |_| {});
+        let task = &outcome.task;
+        let (mut gone, mut last) = (None, None);
+        for device in &outcome.devices {
+            match device.entered.get(&DeviceState::Running) {
+                Some(at) => last = last.max(Some(*at)),
+                None => gone = Some(device),
+            }
+        }
+        let gone = gone.expect("one is gone");
+        assert_eq!(gone.state, DeviceState::Silent, "{}", gone.evidence);
+        let silent = gone.entered[&DeviceState::Silent];
+        assert!(last < Some(silent), "{class:?}: {last:?}, {silent:?}");
+        assert_eq!(task.state, TaskState::Completed);
+    }
+}
+
+#[test]
 fn crashes_and_broken_commits_lose_no_image() {
     let mut crashes = 0;
     for seed in 20..32 {
@@ -406,15 +436,13 @@ fn worlds_where_everything_goes_wrong_update_all_or_say_why() {
     for seed in 7000..7090 {
         let mut options = CheckOptions::of_seed(seed);
         let slow = options.class == DeviceClass::A || options.spends_duty_cycle();
-        if slow || options.kept_groups {
+        if slow {
             continue;
         }
-        let managed = options.fleet.stacks.have_firmware_management();
-        options.images = match seed % 4 {
+        options.bring(match seed % 4 {
             0 => ImageSet::InTurn,
-            parts if managed => ImageSet::Together(u8::try_from(parts).unwrap()),
-            _ => ImageSet::InTurn,
-        };
+            parts => ImageSet::Together(u8::try_from(parts).unwrap()),
+        });
         options.image_bytes = options.image_bytes.min(4000);
         let outcome = fuota_simulator::check::run(&options);
         assert_eq!(outcome.violations, [], "seed {seed}: {options:?}");

@@ -645,6 +645,7 @@ pub(crate) fn task_device(task: &str, n: u64, state: DeviceState, sequence: u64)
                 at: at(53),
             }],
             frag_sessions: [(1, CleanupState::Confirmed), (3, CleanupState::Left)].into(),
+            waits_since: Some(at(54)),
             managed: true,
             discard: [(0x0102_0304, CleanupState::Confirmed)].into(),
         })),

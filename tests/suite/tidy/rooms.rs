@@ -62,6 +62,7 @@ const TABLE: &str = "
                                         simulator/world simulator/checkers simulator/check simulator/random
                                         simulator/image_set
     simulator/minimise         EDGE  -> lorawan simulator/check simulator/checkers simulator/fleet simulator/world
+                                        simulator/image_set
     simulator/operator         EDGE  -> proto
     simulator/server           EDGE  ->
     simulator/demo             EDGE  -> time lorawan proto simulator/bound simulator/channel simulator/gateway
@@ -101,7 +102,7 @@ const TABLE: &str = "
     simulator/main             EDGE  -> simulator/check simulator/demo simulator/fleet simulator/lab_command
                                          simulator/minimise simulator/redundancy_command simulator/forecast_command
                                          simulator/run_command simulator/scale_command
-                                         simulator/report_command simulator/compare_command
+                                         simulator/report_command simulator/compare_command simulator/image_set
                                          simulator/calibration simulator/energy
 ";
 
