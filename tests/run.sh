@@ -52,11 +52,16 @@ cargo test --workspace --no-fail-fast -- ${filter:+"$filter"} 2>&1 | tee "$targe
 passed=$(count passed "$target/rust-tests.log") failed=$(count failed "$target/rust-tests.log")
 if [ -z "$filter" ]; then
     python_client
-    : >"$target/python-tests.log"
+    # They mostly wait for devices, and so they run side by side.
+    rm -rf "$target/python-logs" && mkdir -p "$target/python-logs"
+    runs=()
     for file in tests/python/test_*.py; do
         FUOTA_BIN_DIR=$target/debug PYTHONPATH=$target/python "$target/venv/bin/python" "$file" \
-            2>&1 | tee -a "$target/python-tests.log" || python=$?
+            >"$target/python-logs/$(basename "$file" .py).log" 2>&1 &
+        runs+=($!)
     done
+    for run in "${runs[@]}"; do wait "$run" || python=$?; done
+    cat "$target"/python-logs/*.log | tee "$target/python-tests.log"
     python_ok=$(grep -c ' \.\.\. ok$' "$target/python-tests.log" || true)
     python_bad=$(grep -cE '^(FAIL|ERROR): ' "$target/python-tests.log" || true)
 else
