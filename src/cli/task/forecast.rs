@@ -4,6 +4,7 @@ use prost_types::Timestamp;
 use serde_json::{Value, json};
 
 use super::airtimes_json;
+use crate::cli::image::short;
 use crate::cli::moment::{airtime_text, duration_json, duration_text, now, time_json, time_text};
 use crate::cli::names::{id, word, word_json};
 use crate::cli::output::{fields, table};
@@ -258,9 +259,18 @@ fn air(gateways: &[v1::GatewayAir]) -> String {
     table(&header, rows)
 }
 
+/// What a session sends: the image, or the delta to it.
+fn sent_text(session: &v1::PlannedSession) -> String {
+    match session.delta.as_str() {
+        "" => short(&session.image).to_owned(),
+        delta => format!("{} as delta {}", short(&session.image), short(delta)),
+    }
+}
+
 fn sessions(sessions: &[v1::PlannedSession]) -> String {
     let header = [
         "WAVE",
+        "IMAGE",
         "DEVICES",
         "REGION",
         "CLASS",
@@ -278,6 +288,7 @@ fn sessions(sessions: &[v1::PlannedSession]) -> String {
     let rows = sessions.iter().map(|session| {
         vec![
             session.wave.to_string(),
+            sent_text(session),
             session.device_count.to_string(),
             word::<v1::Region>(session.region),
             word::<v1::DeviceClass>(session.device_class),
