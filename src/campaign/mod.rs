@@ -549,6 +549,10 @@ impl Campaign {
             self.retrying.remove(&dev_eui);
         }
         let before = std::mem::replace(&mut device.state, state);
+        if state > DeviceState::Ready {
+            // Its image was passed over: it waits for none.
+            self.held_back.remove(&dev_eui);
+        }
         device.reason = reason;
         device.evidence = evidence;
         device.tries = 0;
@@ -569,7 +573,6 @@ impl Campaign {
                 self.open_in_wave = self.open_in_wave.saturating_sub(1);
             }
             self.open.remove(&dev_eui);
-            self.held_back.remove(&dev_eui);
             self.discard_images(dev_eui, before);
             let device = self.devices.get(&dev_eui);
             if device.is_some_and(TaskDevice::is_uncleaned) {

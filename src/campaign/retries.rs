@@ -73,6 +73,7 @@ impl Campaign {
         (device.tries, device.reboots_unanswered) = (0, 0);
         device.reboot_at = None;
         self.talks.remove(&dev_eui);
+        self.held_back.remove(&dev_eui);
         self.changed.devices.insert(dev_eui);
         self.retrying.insert(dev_eui);
     }
